@@ -1,0 +1,284 @@
+"""Frozen, validated configurations and their fingerprints.
+
+Every configuration checks itself when it is built, refuses keys it does not know, and survives a round trip
+through JSON. The fingerprint names a result by everything that determines it.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
+
+RESULTS_VERSION = 1
+"""Raised whenever a change of the package changes what a configuration computes; part of every fingerprint."""
+
+
+def _check_choice(owner: str, name: str, value: Any, hint: Any) -> None:
+    """Raise ValueError when `value` is outside the Literal that annotates field `name`."""
+    if get_origin(hint) is Literal and value not in get_args(hint):
+        choices = ", ".join(map(repr, get_args(hint)))
+        raise ValueError(f"{owner}.{name} is {value!r}; choose one of {choices}")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError(message) unless `condition` holds; the one way a configuration refuses a value."""
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Base of all configurations: choice checks, JSON round trip, fingerprint."""
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            if get_origin(hint) is not ClassVar:
+                _check_choice(type(self).__name__, name, getattr(self, name), hint)
+        self.validate()
+
+    def validate(self) -> None:
+        """Raise ValueError naming the offending values; overridden where a configuration has constraints."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, nested configurations included, the family first where there is one."""
+        family = {"family": self.family} if isinstance(self, ModelConfig) else {}
+        return family | {f.name: _to_plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Inverse of to_dict. Raises ValueError for unknown keys, naming them and the known ones."""
+        cls._refuse_unknown(values)
+        return cls(**{name: _from_plain(value) for name, value in values.items()})
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed and validated again. Unknown names raise ValueError."""
+        self._refuse_unknown(changes)
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def _refuse_unknown(cls, names: Iterable[str]) -> None:
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(names) - known)
+        require(not unknown, f"{cls.__name__} has no {', '.join(unknown)}; known keys: {', '.join(sorted(known))}")
+
+    def fingerprint(self, **context: Any) -> str:
+        """16 hex digits that name this configuration, `context` (such as a corpus hash) and RESULTS_VERSION."""
+        content = {"config": self.to_dict(), "context": context, "version": RESULTS_VERSION}
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, Config):
+        return value.to_dict()
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _from_plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+@dataclass(frozen=True)
+class ModelConfig(Config):
+    """What every language model has: vocabulary, the length it is trained at, width, depth, dropout."""
+
+    family: ClassVar[str]
+    vocab_size: int = 50_257
+    block_size: int = 256
+    n_embd: int = 64
+    n_layer: int = 1
+    dropout: float = 0.0
+
+    def validate(self) -> None:
+        for name in ("vocab_size", "block_size", "n_embd", "n_layer"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
+        require(0.0 <= self.dropout < 1.0, f"dropout is {self.dropout}; it must lie in [0, 1)")
+
+
+@dataclass(frozen=True)
+class KGramConfig(ModelConfig):
+    """k-gram MLP: `n_layer` inner layers of width `n_embd` over the last k tokens, the current one included.
+
+    `offset=1` reproduces the course's starter code, whose window ends one token too early.
+    """
+
+    family: ClassVar[str] = "kgram"
+    k: int = 3
+    embedding: Literal["onehot", "learned", "scaled", "conv"] = "learned"
+    activation: Literal["gelu", "relu", "silu"] = "silu"
+    offset: int = 0
+
+    def validate(self) -> None:
+        super().validate()
+        require(self.k >= 1, f"k is {self.k}; a k-gram needs at least its current token, so k >= 1")
+        require(self.offset in (0, 1), f"offset is {self.offset}; 0 is right, 1 reproduces the starter code's defect")
+        require(
+            self.embedding != "scaled" or self.n_embd >= self.k,
+            f"n_embd={self.n_embd} leaves no width for each of k={self.k} scaled embeddings; n_embd must be at least k",
+        )
+
+
+@dataclass(frozen=True)
+class LSTMConfig(ModelConfig):
+    """LSTM whose embedding and hidden state share the width `n_embd`; optional tying of embedding and head."""
+
+    family: ClassVar[str] = "lstm"
+    tied: bool = False
+
+
+@dataclass(frozen=True)
+class TransformerConfig(ModelConfig):
+    """Decoder-only Transformer. `n_kv_head=None` means one key/value head for each query head."""
+
+    family: ClassVar[str] = "transformer"
+    n_head: int = 1
+    n_kv_head: int | None = None
+    position: Literal["absolute", "rope", "none"] = "absolute"
+    rope_base: float = 10_000.0
+    norm: Literal["pre", "post"] = "pre"
+    norm_kind: Literal["rms", "layer"] = "rms"
+    activation: Literal["gelu", "relu", "silu", "swiglu"] = "gelu"
+    tied: bool = True
+
+    def validate(self) -> None:
+        super().validate()
+        require(self.n_head >= 1, f"n_head is {self.n_head}; it must be at least 1")
+        require(
+            self.n_embd % self.n_head == 0,
+            f"n_head={self.n_head} does not divide n_embd={self.n_embd}; every head needs the same width",
+        )
+        require(
+            self.n_kv_head is None or (self.n_kv_head >= 1 and self.n_head % self.n_kv_head == 0),
+            f"n_kv_head={self.n_kv_head} does not divide n_head={self.n_head}",
+        )
+        width = self.n_embd // self.n_head
+        require(
+            self.position != "rope" or width % 2 == 0,
+            f"rope rotates pairs, but n_embd={self.n_embd} over n_head={self.n_head} gives an odd head width, {width}",
+        )
+        require(self.rope_base > 1.0, f"rope_base is {self.rope_base}; it must exceed 1")
+
+
+MODEL_CONFIGS: dict[str, type[ModelConfig]] = {c.family: c for c in (KGramConfig, LSTMConfig, TransformerConfig)}
+
+
+def model_config_from_dict(values: dict[str, Any]) -> ModelConfig:
+    """Rebuild the configuration of any family from to_dict()'s output; the key "family" chooses the class."""
+    rest = dict(values)
+    family = rest.pop("family", None)
+    require(family in MODEL_CONFIGS, f"unknown family {family!r}; choose one of {', '.join(MODEL_CONFIGS)}")
+    return MODEL_CONFIGS[family].from_dict(rest)
+
+
+@dataclass(frozen=True)
+class DataConfig(Config):
+    """Which text, which tokens. `corpus` is a name, a file or a folder; `weights` mixes several corpora.
+
+    `splits=None` keeps a corpus's published split where it has one and otherwise means (98, 1, 1).
+    `limit` caps the number of examples; `n_stories` sizes the storyworld.
+    """
+
+    corpus: tuple[str, ...] = ("auto",)
+    weights: tuple[float, ...] = (1.0,)
+    tokenizer: str = "stories-4k"
+    splits: tuple[float, float, float] | None = None
+    limit: int | None = None
+    n_stories: int = 6_000
+
+    def validate(self) -> None:
+        require(
+            len(self.corpus) == len(self.weights) > 0,
+            f"{len(self.corpus)} corpora but {len(self.weights)} weights; each corpus needs one weight",
+        )
+        require(min(self.weights) >= 0, f"weights {self.weights} contain a negative number")
+        require(sum(self.weights) > 0, f"weights {self.weights} sum to 0; at least one corpus needs a positive weight")
+        require(
+            self.splits is None or (len(self.splits) == 3 and min(self.splits) >= 0 and self.splits[0] > 0),
+            f"splits are {self.splits}; give three shares (train, validation, test) with a positive first one",
+        )
+        require(self.limit is None or self.limit >= 1, f"limit is {self.limit}; it must be at least 1")
+        require(self.n_stories >= 100, f"n_stories is {self.n_stories}; 100 is the least that can be split")
+
+
+@dataclass(frozen=True)
+class SamplingConfig(Config):
+    """How the next token is drawn: temperature, then repetition penalty and truncations. temperature=0 is greedy."""
+
+    temperature: float = 1.0
+    top_p: float = 0.95
+    top_k: int | None = None
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    def validate(self) -> None:
+        require(self.temperature >= 0, f"temperature is {self.temperature}; it must be 0 (greedy) or positive")
+        require(0 < self.top_p <= 1, f"top_p is {self.top_p}; it must lie in (0, 1], where 1 keeps every token")
+        require(self.top_k is None or self.top_k >= 1, f"top_k is {self.top_k}; it must be at least 1")
+        require(0 <= self.min_p <= 1, f"min_p is {self.min_p}; it must lie in [0, 1], where 0 keeps every token")
+        require(
+            self.repetition_penalty > 0,
+            f"repetition_penalty is {self.repetition_penalty}; it must be positive, where 1 changes nothing",
+        )
+
+
+@dataclass(frozen=True)
+class TrainConfig(Config):
+    """One training run. `max_steps=None` derives the steps from `epochs` over every training window."""
+
+    max_steps: int | None = None
+    epochs: float = 1.0
+    batch_size: int = 16
+    grad_accumulation: int = 1
+    optimizer: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    schedule: Literal["cosine", "constant", "linear"] = "cosine"
+    warmup_ratio: float = 0.1
+    min_lr_ratio: float = 0.0
+    grad_clip: float = 1.0
+    eval_every: int = 200
+    eval_stories: int = 200
+    checkpoint_every: int = 200
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
+    device: str = "auto"
+    seed: int = 0
+
+    def validate(self) -> None:
+        require(self.max_steps is None or self.max_steps >= 1, f"max_steps is {self.max_steps}; it must be at least 1")
+        for name in ("batch_size", "grad_accumulation", "eval_every", "eval_stories", "checkpoint_every"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("epochs", "learning_rate", "grad_clip"):
+            require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it must be positive")
+        for name in ("warmup_ratio", "min_lr_ratio"):
+            require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}; it must lie in [0, 1]")
+        for name in ("beta1", "beta2"):
+            require(0 <= getattr(self, name) < 1, f"{name} is {getattr(self, name)}; it must lie in [0, 1)")
+        require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}; it must not be negative")
+
+
+@dataclass(frozen=True)
+class RunConfig(Config):
+    """A whole run: model, data, training, and the prompts and samplers whose texts are kept with the run."""
+
+    model: ModelConfig = field(default_factory=TransformerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    prompt: str = "Once upon a time"
+    sample_tokens: int = 60
+
+    def validate(self) -> None:
+        require(self.prompt != "", "prompt is empty; give at least one character to continue from")
+        require(self.sample_tokens >= 1, f"sample_tokens is {self.sample_tokens}; it must be at least 1")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        parts = dict(values)
+        readers = {"model": model_config_from_dict, "data": DataConfig.from_dict, "train": TrainConfig.from_dict}
+        for name in readers.keys() & parts.keys():
+            parts[name] = readers[name](parts[name])
+        return super().from_dict(parts)

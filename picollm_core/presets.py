@@ -1,0 +1,55 @@
+"""Named model configurations, the sizes of the three families, and whole runs built from them."""
+
+from typing import Any
+
+from picollm_core.config import KGramConfig, LSTMConfig, ModelConfig, RunConfig, TransformerConfig, require
+from picollm_core.tokenizers import load_tokenizer
+
+_LSTM_WIDTHS = {"pico": 32, "tiny": 64, "small": 256, "base": 1024}
+_KGRAM_SIZES = {"pico": (32, 1), "tiny": (64, 3), "small": (256, 5), "base": (1024, 5)}  # width, inner layers
+_TRANSFORMER_SIZES = {"pico": (64, 1, 1), "tiny": (128, 2, 2), "small": (384, 6, 6), "base": (768, 12, 10)}
+
+PRESETS: dict[str, ModelConfig] = {
+    **{f"lstm-{size}": LSTMConfig(n_embd=width) for size, width in _LSTM_WIDTHS.items()},
+    **{f"kgram-{size}": KGramConfig(n_embd=width, n_layer=depth) for size, (width, depth) in _KGRAM_SIZES.items()},
+    **{
+        f"transformer-{size}": TransformerConfig(n_embd=width, n_head=heads, n_layer=depth)
+        for size, (width, heads, depth) in _TRANSFORMER_SIZES.items()
+    },
+}
+"""Name -> configuration at GPT-2's vocabulary, sizes as in the published slides; base is about 110M parameters."""
+
+
+def preset(name: str, **overrides: object) -> ModelConfig:
+    """The configuration called `name`, with some fields replaced. ValueError lists the names when there is none."""
+    require(name in PRESETS, f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name].replace(**overrides)
+
+
+def run_config(model: str | ModelConfig | RunConfig, **settings: Any) -> RunConfig:
+    """A whole run's configuration from a preset's name and flat settings of model, data and training.
+
+    `run_config("lstm-pico", corpus="storyworld", tokenizer="gpt2", max_steps=300)`. The vocabulary is the
+    tokenizer's. Raises ValueError for a setting that no part of the configuration has.
+    """
+    base = (
+        model if isinstance(model, RunConfig) else RunConfig(model=preset(model) if isinstance(model, str) else model)
+    )
+    for name in ("corpus", "weights"):
+        if isinstance(settings.get(name), str | int | float):
+            settings[name] = (settings[name],)
+    parts: dict[str, Any] = {"model": base.model, "data": base.data, "train": base.train}
+    changes: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "train": {}, "run": {}}
+    for name, value in settings.items():
+        owners = [part for part, config in parts.items() if name in config.__dataclass_fields__]
+        owners = owners or (["run"] if name in ("prompt", "sample_tokens") else [])
+        require(bool(owners), f"no part of a {base.model.family} run has a setting {name!r}")
+        changes[owners[0]][name] = value
+    data = base.data.replace(**changes["data"])
+    changes["model"].setdefault("vocab_size", load_tokenizer(data.tokenizer).n_vocab)
+    parts = {
+        "model": base.model.replace(**changes["model"]),
+        "data": data,
+        "train": base.train.replace(**changes["train"]),
+    }
+    return base.replace(**parts, **changes["run"])

@@ -1,0 +1,186 @@
+"""Training runs on disk: one directory each, one writer at a time, a table over all of them."""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import tiktoken
+from filelock import FileLock, Timeout
+
+from picollm_core.config import RunConfig
+from picollm_core.models import LanguageModel
+from picollm_core.tokenizers import load_tokenizer
+
+RUNS_DIR = Path("artefacts/runs")
+CHECKPOINT_FILE, HISTORY_FILE, CONFIG_FILE, SUMMARY_FILE = (
+    "checkpoint.safetensors",
+    "history.jsonl",
+    "run.json",
+    "summary.json",
+)
+MODEL_DIR = "model"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, atomically: readers see the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; ValueError naming it when it is unreadable."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def safe_name(name: str) -> str:
+    """`name` with everything but letters, digits, dot, dash and underscore replaced, never hidden, never empty."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:100] or "run"
+
+
+def hyperparameters(config: RunConfig) -> dict[str, Any]:
+    """The configuration as one flat row: family and all fields of model, data and training."""
+    parts = config.to_dict()
+    flat = parts["model"] | parts["data"] | parts["train"]
+    return flat | {"corpus": "+".join(config.data.corpus), "weights": "+".join(map(str, config.data.weights))}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has ended: what was asked, what was measured, and, where they are on disk, the weights.
+
+    `history` has one row an update with loss in nats per token, `summary` the final figures, `samples` the texts by
+    sampler. `directory` is None for a run known only from its committed record.
+    """
+
+    config: RunConfig
+    context: dict[str, Any]
+    summary: dict[str, Any]
+    samples: dict[str, str]
+    history: pd.DataFrame
+    directory: Path | None = None
+
+    @property
+    def family(self) -> str:
+        return self.config.model.family
+
+    @property
+    def fingerprint(self) -> str:
+        return self.context["fingerprint"]
+
+    def load_model(self) -> LanguageModel:
+        """The trained model in evaluation mode; ValueError when only the record of the run is at hand."""
+        if self.directory is None:
+            raise ValueError(
+                f"run {self.fingerprint} is known from its record alone, without weights; "
+                "train it anew with train(config, refresh=True)"
+            )
+        return LanguageModel.from_pretrained(self.directory / MODEL_DIR)
+
+    def load_tokenizer(self) -> tiktoken.Encoding:
+        """The tokenizer the run was trained with."""
+        return load_tokenizer(self.config.data.tokenizer)
+
+    def to_record(self, points: int = 60) -> dict[str, Any]:
+        """JSON values of everything but the weights, the history thinned to about `points` rows plus evaluations."""
+        history = self.history
+        keep = history["val_loss"].notna()
+        keep.iloc[:: max(1, len(history) // points)] = True
+        columns = [c for c in history.columns if c in HISTORY_COLUMNS]
+        rows = history.loc[keep, columns]
+        return {
+            "config": self.config.to_dict(),
+            "context": self.context,
+            "summary": self.summary,
+            "samples": self.samples,
+            "history": {c: [None if pd.isna(v) else round(float(v), 6) for v in rows[c]] for c in columns},
+        }
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> "Run":
+        """Inverse of to_record, up to the thinned history."""
+        config = RunConfig.from_dict(record["config"])
+        history = pd.DataFrame(record["history"], dtype=float).assign(**hyperparameters(config))
+        return cls(config, record["context"], record["summary"], record["samples"], history)
+
+
+HISTORY_COLUMNS = (
+    "step", "epoch", "tokens", "seconds", "loss", "val_loss", "perplexity", "bits_per_byte", "token_accuracy",
+    "learning_rate", "grad_norm", "grad_norm_clipped", "max_gradient", "weight_norm", "tokens_per_second", "memory_mb",
+)  # fmt: skip
+
+
+def run_directory(config: RunConfig, fingerprint: str, runs_dir: Path | str = RUNS_DIR) -> Path:
+    """Where the run of this configuration lives."""
+    return Path(runs_dir) / safe_name(f"{config.model.family}-{fingerprint}")
+
+
+@contextmanager
+def writer_lock(directory: Path) -> Iterator[None]:
+    """Hold the right to write a run directory; ValueError at once when another process holds it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(
+            f"another process is writing {directory}; wait for it to end, or change the configuration"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_complete(directory: Path) -> bool:
+    """True when the directory holds a run that ended: the summary is the last file that training writes."""
+    return (directory / SUMMARY_FILE).is_file()
+
+
+def load_run(directory: Path | str) -> Run:
+    """Read a finished run. ValueError when the folder is not one, or its run has not ended."""
+    directory = Path(directory)
+    if not (directory / CONFIG_FILE).is_file():
+        raise ValueError(f"{directory} is not a run: it has no {CONFIG_FILE}")
+    if not is_complete(directory):
+        raise ValueError(f"the run in {directory} has not ended; train the same configuration again to go on with it")
+    stored = read_json(directory / CONFIG_FILE)
+    config = RunConfig.from_dict(stored["config"])
+    ended = read_json(directory / SUMMARY_FILE)
+    history = read_history(directory / HISTORY_FILE).assign(**hyperparameters(config))
+    return Run(config, stored["context"], ended["summary"], ended["samples"], history, directory)
+
+
+def read_history(path: Path, last_step: int | None = None) -> pd.DataFrame:
+    """The history file as a table, up to `last_step`; a half-written last line is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    table = pd.DataFrame(rows, columns=list(HISTORY_COLUMNS), dtype=float)
+    return table if last_step is None else table[table["step"] <= last_step]
+
+
+def run_table(runs_dir: Path | str = RUNS_DIR) -> pd.DataFrame:
+    """One row a finished run under `runs_dir`: hyperparameters, final figures, directory. Empty without runs."""
+    rows = []
+    for directory in sorted(Path(runs_dir).glob("*")):
+        if (directory / CONFIG_FILE).is_file() and is_complete(directory):
+            run = load_run(directory)
+            rows.append({"run": directory.name} | hyperparameters(run.config) | run.summary)
+    return pd.DataFrame(rows)
