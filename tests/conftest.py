@@ -1,0 +1,49 @@
+"""Tiny real models, one of every kind that the registry can build."""
+
+import os
+
+import pytest
+import torch
+
+from picollm_core.config import KGramConfig, LSTMConfig, ModelConfig, TransformerConfig
+from picollm_core.models import LanguageModel, build_model
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
+
+VOCAB, BLOCK = 61, 24
+_SHAPE = {"vocab_size": VOCAB, "block_size": BLOCK, "n_embd": 16}
+
+TINY: dict[str, ModelConfig] = {
+    **{
+        f"kgram-{embedding}": KGramConfig(**_SHAPE, n_layer=2, k=3, embedding=embedding)
+        for embedding in ("onehot", "learned", "scaled", "conv")
+    },
+    "kgram-k1": KGramConfig(**_SHAPE, k=1),
+    "lstm": LSTMConfig(**_SHAPE, n_layer=2),
+    "lstm-tied": LSTMConfig(**_SHAPE, tied=True),
+    "transformer": TransformerConfig(**_SHAPE, n_layer=2, n_head=2),
+    "transformer-rope-gqa": TransformerConfig(
+        **_SHAPE, n_layer=2, n_head=4, n_kv_head=2, position="rope", activation="swiglu", tied=False
+    ),
+    "transformer-nope-post": TransformerConfig(
+        **_SHAPE, n_layer=2, n_head=2, position="none", norm="post", norm_kind="layer", activation="relu"
+    ),
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads() -> None:
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(params=TINY, ids=str)
+def tiny_config(request: pytest.FixtureRequest) -> ModelConfig:
+    """One configuration of every kind of model, each under its own test id."""
+    return TINY[request.param]
+
+
+@pytest.fixture
+def tiny_model(tiny_config: ModelConfig) -> LanguageModel:
+    """A model of `tiny_config` with seeded weights, in evaluation mode."""
+    torch.manual_seed(0)
+    return build_model(tiny_config).eval()
