@@ -174,18 +174,19 @@ def model_config_from_dict(values: dict[str, Any]) -> ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig(Config):
-    """Which text, which tokens. `corpus` is a name, a file or a folder; `weights` mixes several corpora.
-
-    `splits=None` keeps a corpus's published split where it has one and otherwise means (98, 1, 1).
-    `limit` caps the number of examples; `n_stories` sizes the storyworld.
-    """
+    """Which text, which tokens."""
 
     corpus: tuple[str, ...] = ("auto",)
+    """Names of corpora, files or folders."""
     weights: tuple[float, ...] = (1.0,)
+    """One weight a corpus: the share of training rows drawn from it."""
+    limit: tuple[int | None, ...] | None = None
+    """One cap a corpus on its number of examples, None where there is none."""
     tokenizer: str = "stories-4k"
     splits: tuple[float, float, float] | None = None
-    limit: int | None = None
+    """Shares of train, validation and test; None keeps a published split and else means (98, 1, 1)."""
     n_stories: int = 6_000
+    """Size of the storyworld."""
 
     def validate(self) -> None:
         require(
@@ -195,22 +196,32 @@ class DataConfig(Config):
         require(min(self.weights) >= 0, f"weights {self.weights} contain a negative number")
         require(sum(self.weights) > 0, f"weights {self.weights} sum to 0; at least one corpus needs a positive weight")
         require(
+            self.limit is None or len(self.limit) == len(self.corpus),
+            f"{len(self.corpus)} corpora but limit={self.limit}; each corpus needs one cap, or None",
+        )
+        for limit in self.limit or ():
+            require(limit is None or limit >= 1, f"limit is {limit}; it must be at least 1")
+        require(
             self.splits is None or (len(self.splits) == 3 and min(self.splits) >= 0 and self.splits[0] > 0),
             f"splits are {self.splits}; give three shares (train, validation, test) with a positive first one",
         )
-        require(self.limit is None or self.limit >= 1, f"limit is {self.limit}; it must be at least 1")
         require(self.n_stories >= 100, f"n_stories is {self.n_stories}; 100 is the least that can be split")
 
 
 @dataclass(frozen=True)
 class SamplingConfig(Config):
-    """How the next token is drawn: temperature, then repetition penalty and truncations. temperature=0 is greedy."""
+    """How the next token is drawn: repetition penalty, temperature, then the truncations."""
 
     temperature: float = 1.0
+    """Divides the logits; 0 is greedy."""
     top_p: float = 0.95
+    """Nucleus: the fewest tokens that hold this much probability; 1 keeps all."""
     top_k: int | None = None
+    """Only the k most likely tokens."""
     min_p: float = 0.0
+    """Only tokens at least this fraction as likely as the most likely one."""
     repetition_penalty: float = 1.0
+    """Above 1, tokens that have occurred become less likely."""
 
     def validate(self) -> None:
         require(self.temperature >= 0, f"temperature is {self.temperature}; it must be 0 (greedy) or positive")
@@ -225,28 +236,46 @@ class SamplingConfig(Config):
 
 @dataclass(frozen=True)
 class TrainConfig(Config):
-    """One training run. `max_steps=None` derives the steps from `epochs` over every training window."""
+    """One training run."""
 
     max_steps: int | None = None
+    """Number of updates; left out, it follows from --epochs."""
     epochs: float = 1.0
+    """Passes over every training window."""
     batch_size: int = 16
+    """Windows in a batch."""
     grad_accumulation: int = 1
+    """Batches in one update."""
     optimizer: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
     learning_rate: float = 3e-3
+    """The peak of the schedule."""
     weight_decay: float = 0.1
+    """On matrices only."""
     beta1: float = 0.9
+    """First moment's decay; the momentum of sgd."""
     beta2: float = 0.95
+    """Second moment's decay."""
     schedule: Literal["cosine", "constant", "linear"] = "cosine"
     warmup_ratio: float = 0.1
+    """Share of the updates in which the learning rate rises linearly."""
     min_lr_ratio: float = 0.0
+    """Where cosine and linear end, as a share of the peak."""
     grad_clip: float = 1.0
+    """Longest gradient, as a Euclidean norm over all weights."""
     eval_every: int = 200
+    """Updates between evaluations."""
     eval_stories: int = 200
+    """Held-out stories in those; the final evaluation takes all."""
     checkpoint_every: int = 200
+    """Updates between checkpoints."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Matrix products; auto takes bfloat16 where the processor has it."""
     compile: bool = False
+    """Run the model through torch.compile."""
     device: str = "auto"
+    """cpu, cuda, cuda:0, mps; auto takes the fastest there is."""
     seed: int = 0
+    """Of the weights and of the order of the data."""
 
     def validate(self) -> None:
         require(self.max_steps is None or self.max_steps >= 1, f"max_steps is {self.max_steps}; it must be at least 1")

@@ -38,6 +38,8 @@ def run_config(model: str | ModelConfig | RunConfig, **settings: Any) -> RunConf
     for name in ("corpus", "weights"):
         if isinstance(settings.get(name), str | int | float):
             settings[name] = (settings[name],)
+    if isinstance(settings.get("limit"), int):
+        settings["limit"] = (settings["limit"],) * len(settings.get("corpus", base.data.corpus))
     parts: dict[str, Any] = {"model": base.model, "data": base.data, "train": base.train}
     changes: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "train": {}, "run": {}}
     for name, value in settings.items():

@@ -55,7 +55,7 @@ def hyperparameters(config: RunConfig) -> dict[str, Any]:
     """The configuration as one flat row: family and all fields of model, data and training."""
     parts = config.to_dict()
     flat = parts["model"] | parts["data"] | parts["train"]
-    return flat | {"corpus": "+".join(config.data.corpus), "weights": "+".join(map(str, config.data.weights))}
+    return {name: "+".join(map(str, v)) if isinstance(v, list) else v for name, v in flat.items()}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from picollm_core.config import DataConfig, ModelConfig, RunConfig, require
 from picollm_core.corpora import Corpus, load_corpus
 from picollm_core.devices import device_name
 from picollm_core.evaluate import Evaluation, evaluate
+from picollm_core.loading import save_model
 from picollm_core.models import build_model
 from picollm_core.presets import run_config
 from picollm_core.runs import Run
@@ -52,8 +53,9 @@ def _seeded(seed: int) -> Iterator[None]:
 
 def load_data(config: DataConfig) -> list[Corpus]:
     """The corpora of a configuration, in its order."""
-    options = {"splits": config.splits, "limit": config.limit, "n_stories": config.n_stories}
-    return [load_corpus(name, **options) for name in config.corpus]
+    options = {"splits": config.splits, "n_stories": config.n_stories}
+    limits = config.limit or (None,) * len(config.corpus)
+    return [load_corpus(name, limit=limit, **options) for name, limit in zip(config.corpus, limits, strict=True)]
 
 
 def train(
@@ -122,7 +124,7 @@ def _train_in(
             row = trainer.advance()
             last = trainer.step == trainer.total_steps
             if trainer.step % config.train.eval_every == 0 or last:
-                row |= evaluation_row(evaluate(trainer.model, tokenizer, watched, n_bootstrap=0))
+                row |= evaluation_row(evaluate(trainer.model, tokenizer, watched, n_bootstrap=1))
             log.write(json.dumps(row) + "\n")
             bar.update()
             bar.set_postfix(loss=f"{row['loss']:.3f}", tok_s=f"{row['tokens_per_second']:,.0f}", refresh=False)
@@ -172,6 +174,6 @@ def _finish(
         "precision": str(trainer.precision).removeprefix("torch."),
         "torch": torch.__version__,
     }
-    model.save_pretrained(directory / runs.MODEL_DIR)
+    save_model(model, config.data.tokenizer, directory / runs.MODEL_DIR)
     runs.write_json(directory / runs.SUMMARY_FILE, {"summary": summary, "samples": samples})
     (directory / runs.CHECKPOINT_FILE).unlink(missing_ok=True)

@@ -56,10 +56,10 @@ class LanguageModel(nn.Module, PyTorchModelHubMixin, ABC):
         return sum(p.numel() for p in self.parameters())
 
     def check_ids(self, idx: Tensor) -> None:
-        """Raise ValueError when `idx` is not (B, T) or holds an id outside [0, vocab_size)."""
-        if idx.ndim != 2:
-            raise ValueError(f"token ids have shape {tuple(idx.shape)}; expected (batch, time)")
-        if idx.numel() and not torch.compiler.is_compiling() and idx.device.type == "cpu":
+        """Raise ValueError when `idx` is not (B, T) with at least one token, or an id is outside [0, vocab_size)."""
+        if idx.ndim != 2 or idx.numel() == 0:
+            raise ValueError(f"token ids have shape {tuple(idx.shape)}; expected (batch, time), both at least 1")
+        if not torch.compiler.is_compiling() and idx.device.type == "cpu":
             low, high = (int(v) for v in torch.aminmax(idx))
             if low < 0 or high >= self.config.vocab_size:
                 bad = low if low < 0 else high

@@ -44,9 +44,6 @@ class LSTM(LanguageModel):
 
     def hidden(self, idx: Tensor, state: LSTMState | None = None) -> tuple[Tensor, LSTMState]:
         self.check_ids(idx)
-        if idx.size(1) == 0:  # nn.LSTM refuses an empty sequence; the contract allows any split, this one too
-            state = self.init_state(idx.size(0)) if state is None else state
-            return self.embedding(idx), state
         x = self.dropout(self.embedding(idx))  # (B, T, C)
         h, state = self.rnn(x, state)
         return self.dropout(h), state

@@ -1,0 +1,137 @@
+"""`picollm train`: one or several models on one text, with this project's flags and the course's."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from picollm_core.config import RunConfig, TrainConfig, require
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """Train models and print their losses and samples. A finished run is shown again without training."""
+
+    models: tuple[str, ...] = ("kgram-pico", "lstm-pico", "transformer-pico")
+    """Presets: kgram, lstm or transformer, each -pico, -tiny, -small or -base."""
+    corpus: str = "auto"
+    """tinystories, storyworld, three_sequences, custom, a text file or a folder; auto takes TinyStories if it can."""
+    tokenizer: str = "stories-4k"
+    """stories-4k or gpt2."""
+    n_stories: int = 6_000
+    """Size of the storyworld corpus."""
+    prompt: str = "Once upon a time"
+    """What the samples continue."""
+
+    input_files: tuple[Path, ...] = ()
+    """Own text files, one example a line."""
+    input_dir: Path | None = None
+    """Own folder of *.txt files, searched through all subfolders."""
+    limit_custom_examples: int | None = None
+    """Use at most this many examples of each own text."""
+    tinystories_weight: float = 0.5
+    """With own text: the share of training examples drawn from --corpus; 0 trains on own text alone."""
+
+    block_size: int | None = None
+    """Training window in tokens."""
+    embed_size: int | None = None
+    """Width of every model, in place of the preset's."""
+    kgram_k: int | None = None
+    """k of the k-gram models."""
+    num_inner_mlp_layers: int | None = None
+    """Inner layers of the k-gram models."""
+    options: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
+    """Further model settings as name=value, such as position=rope n_head=2 embedding=onehot."""
+
+    max_steps_per_epoch: int | None = None
+    """Cap on the updates in an epoch; three epochs then, as in the course's code, unless --epochs says otherwise."""
+    device_id: str | None = None
+    """The course's name for --device: cpu, cuda, cuda:0, mps."""
+    train: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+    refresh: bool = False
+    """Train again even if this configuration has a finished run."""
+
+    def _sources(self) -> dict[str, tuple]:
+        """Corpora with weights and caps: own texts share what --tinystories_weight leaves."""
+        own = [str(path) for path in self.input_files] + ([str(self.input_dir)] if self.input_dir else [])
+        share = self.tinystories_weight
+        require(0 <= share <= 1, f"tinystories_weight is {share}; it must lie in [0, 1]")
+        if not own:
+            require(share > 0, "tinystories_weight is 0 and no --input_files or --input_dir is given: no text is left")
+            return {"corpus": (self.corpus,)}
+        rows = [(self.corpus, share, None)] * (share > 0)
+        rows += [(path, (1 - share) / len(own), self.limit_custom_examples) for path in own] * (share < 1)
+        corpus, weights, limit = zip(*rows, strict=True)
+        return {"corpus": corpus, "weights": weights, "limit": limit}
+
+    def _model_settings(self, family: str, known: set[str]) -> dict[str, Any]:
+        """Changes to a preset of this family from the flags."""
+        changes: dict[str, Any] = {"block_size": self.block_size, "n_embd": self.embed_size}
+        if family == "kgram":
+            changes |= {"k": self.kgram_k, "n_layer": self.num_inner_mlp_layers}
+        for setting in self.options:
+            name, equals, text = setting.partition("=")
+            require(bool(equals), f"--set takes name=value and got {setting!r}")
+            if name in known or len(self.models) == 1:  # with several families each takes what it has
+                changes[name] = _value(text)
+        return {name: value for name, value in changes.items() if value is not None}
+
+    def configs(self) -> list[RunConfig]:
+        """One whole configuration a model."""
+        from picollm_core.presets import preset, run_config
+
+        train = self.train if self.device_id is None else self.train.replace(device=self.device_id)
+        if self.max_steps_per_epoch is not None:
+            require(self.max_steps_per_epoch >= 1, f"max_steps_per_epoch is {self.max_steps_per_epoch}; at least 1")
+            epochs = self.train.epochs if self.train.epochs != TrainConfig.epochs else 3
+            train = train.replace(max_steps=max(1, round(self.max_steps_per_epoch * epochs)))
+        shared = {"tokenizer": self.tokenizer, "n_stories": self.n_stories, "prompt": self.prompt} | self._sources()
+        presets = [preset(name) for name in self.models]
+        named = [setting.partition("=")[0] for setting in self.options]
+        known = {name for config in presets for name in config.__dataclass_fields__}
+        unknown = sorted(set(named) - known)
+        require(not unknown, f"--set names {', '.join(unknown)}, which none of {', '.join(self.models)} has")
+        return [
+            run_config(
+                RunConfig(model=config, train=train),
+                **shared,
+                **self._model_settings(config.family, set(config.__dataclass_fields__)),
+            )
+            for config in presets
+        ]
+
+    def run(self) -> int:
+        from picollm_core.train import train
+
+        for config in self.configs():
+            run = train(config, refresh=self.refresh)
+            print(describe(run))
+        return 0
+
+
+def _value(text: str) -> Any:
+    """A setting's value from the command line: number, true/false, none, or the text itself."""
+    if text.lower() in ("true", "false", "none"):
+        return {"true": True, "false": False, "none": None}[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def describe(run: Any) -> str:
+    """A finished run in a few lines: where, losses along the way, final figures, samples."""
+    history, summary = run.history, run.summary
+    places = sorted({0, len(history) // 3, 2 * len(history) // 3, len(history) - 1})
+    losses = " -> ".join(f"{history['loss'].iloc[place]:.3f}" for place in places)
+    lines = [
+        f"\n{run.directory}: {run.family}, {summary['parameters']:,} parameters, {summary['steps']:,} steps",
+        f"  loss (nats per token)  {losses}",
+        f"  held out               {summary['nll']:.3f} nats per token, perplexity {summary['perplexity']:,.2f}, "
+        f"{summary['bits_per_byte']:.3f} bits per byte, accuracy {summary['accuracy']:.1%}",
+        *(f"  {name:<22} {text!r}" for name, text in run.samples.items()),
+    ]
+    return "\n".join(lines)
