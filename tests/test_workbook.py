@@ -24,6 +24,14 @@ def write_notebook(folder: Path, name: str, *cells) -> Path:
     return path
 
 
+def write_endless_notebook(root: Path) -> Path:
+    """A notebook 00_slow.ipynb that never ends; gives the file into which it writes its kernel's process id."""
+    pid_file = root / "pid"
+    record = f"import os, time, pathlib\npathlib.Path({str(pid_file)!r}).write_text(str(os.getpid()))"
+    write_notebook(root / "notebooks", "00_slow.ipynb", new_code_cell(f"# wait\n{record}\ntime.sleep(600)"))
+    return pid_file
+
+
 def outputs_text(path: Path) -> str:
     cells = nbformat.read(path, as_version=4).cells
     return "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
@@ -57,7 +65,7 @@ def run(tmp_path_factory):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     environment = dict(os.environ)
     report = run_workbook(folder, profile="quick", progress=False)
-    return root, before, environment, report
+    return root, before, dict(os.environ) == environment, report
 
 
 def test_every_notebook_is_reported_in_reading_order_and_a_failure_stops_only_its_own(run):
@@ -75,10 +83,10 @@ def test_every_notebook_is_reported_in_reading_order_and_a_failure_stops_only_it
 
 
 def test_kernel_is_this_interpreter_in_the_project_root_and_alone_sees_the_profile(run):
-    root, _, environment, report = run
+    root, _, environment_unchanged, report = run
     profile, folder, interpreter = outputs_text(Path(report.copies) / "00_good.ipynb").strip().split("|")
     assert (profile, folder, interpreter) == ("quick", str(root), sys.executable)
-    assert dict(os.environ) == environment
+    assert environment_unchanged
 
 
 def test_quick_profile_leaves_the_committed_notebooks_untouched(run):
@@ -99,9 +107,12 @@ def test_page_carries_every_figure_with_its_caption_and_needs_no_other_file(run)
     report = run[3]
     page = Path(report.page).read_text()
     assert Path(report.page) == run[0] / "artefacts" / "report.html"
-    assert page.count("<img ") == 1 and f'src="data:image/png;base64,{PIXEL}"' in page
+    assert page.count("<img ") == 1
+    assert f'src="data:image/png;base64,{PIXEL}"' in page
     assert "<strong>A picture</strong> One green pixel." in page
-    assert "http" not in page and "<script" not in page and "<link" not in page
+    assert "http" not in page
+    assert "<script" not in page
+    assert "<link" not in page
 
 
 def test_page_escapes_titles_and_errors(run):
@@ -111,9 +122,7 @@ def test_page_escapes_titles_and_errors(run):
 
 
 def test_cell_that_takes_too_long_is_stopped_and_its_kernel_killed(tmp_path):
-    pid_file = tmp_path / "pid"
-    slow = f"# wait\nimport os, time, pathlib\npathlib.Path({str(pid_file)!r}).write_text(str(os.getpid()))\ntime.sleep(600)"
-    write_notebook(tmp_path / "notebooks", "00_slow.ipynb", new_code_cell(slow))
+    pid_file = write_endless_notebook(tmp_path)
     report = run_workbook(tmp_path / "notebooks", timeout=2, progress=False)
     assert report.failures == ("00_slow.ipynb, cell 1 `# wait`: no end after 2 s; give more time or compute less",)
     assert not alive(int(pid_file.read_text()))
@@ -136,9 +145,7 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_ctrl_c_stops_the_workbook_and_leaves_no_kernel(tmp_path):
-    pid_file = tmp_path / "pid"
-    slow = f"import os, time, pathlib\npathlib.Path({str(pid_file)!r}).write_text(str(os.getpid()))\ntime.sleep(600)"
-    write_notebook(tmp_path / "notebooks", "00_slow.ipynb", new_code_cell(slow))
+    pid_file = write_endless_notebook(tmp_path)
     write_notebook(tmp_path / "notebooks", "01_next.ipynb", new_code_cell("print('never')"))
     script = (
         "from picollm_core.workbook import run_workbook\n"
@@ -202,7 +209,9 @@ def test_wrong_arguments_are_refused_with_the_way_out(tmp_path, monkeypatch, arg
         run_workbook(**{"notebooks": "notebooks", "progress": False} | arguments)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', json.dumps({"nbformat": 4, "nbformat_minor": 5, "cells": 3})])
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"a": 1}', json.dumps({"nbformat": 4, "nbformat_minor": 5, "cells": 3})]
+)
 def test_a_file_that_is_no_notebook_is_named(tmp_path, content):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "00_odd.ipynb").write_text(content)
