@@ -64,6 +64,9 @@ def load_checkpoint(path: Path, model: nn.Module, optimizers: list[Optimizer]) -
 
     Raises ValueError naming the file when it is truncated or belongs to another model.
     """
+    generators = {"generator.cpu": torch.set_rng_state}
+    if torch.cuda.is_available():
+        generators["generator.cuda"] = torch.cuda.set_rng_state
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -76,11 +79,10 @@ def load_checkpoint(path: Path, model: nn.Module, optimizers: list[Optimizer]) -
                     raise ValueError(f"{name} has shape {tuple(saved.shape)}, expected {tuple(parameter.shape)}")
                 parameter.copy_(saved)
         _restore(optimizers, tensors, groups)
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        for name, restore in generators.items():
+            restore(tensors[name])
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise ValueError(
             f"{path} is not a usable checkpoint of this run ({error}); delete it to start the run anew"
         ) from error
-    torch.set_rng_state(tensors["generator.cpu"])
-    if "generator.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["generator.cuda"])
     return progress

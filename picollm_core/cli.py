@@ -34,8 +34,8 @@ class GenerateCommand:
         from picollm_core.sampling import stream
 
         model, tokenizer = load_model(self.model or newest_model())
-        options = {"max_new_tokens": self.max_new_tokens, "sampling": self.sampling, "seed": self.seed}
-        tokens = stream(model, tokenizer, self.prompt, **options)
+        length, sampling = self.max_new_tokens, self.sampling
+        tokens = stream(model, tokenizer, self.prompt, max_new_tokens=length, sampling=sampling, seed=self.seed)
         print(self.prompt, end="", flush=True)
         for token in tokens:
             print(token.text, end="", flush=True)
@@ -115,7 +115,7 @@ class WorkbookCommand:
         from picollm_core.workbook import run_workbook
 
         report = run_workbook(profile=self.profile, only=self.only or None, write=self.write, timeout=self.timeout)
-        print(report.describe())
+        print(report.summary())
         return 0 if report.ok else 1
 
 

@@ -60,7 +60,7 @@ class TrainCommand:
         if not own:
             require(share > 0, "tinystories_weight is 0 and no --input_files or --input_dir is given: no text is left")
             return {"corpus": (self.corpus,)}
-        rows = [(self.corpus, share, None)] * (share > 0)
+        rows: list[tuple[str, float, int | None]] = [(self.corpus, share, None)] * (share > 0)
         rows += [(path, (1 - share) / len(own), self.limit_custom_examples) for path in own] * (share < 1)
         corpus, weights, limit = zip(*rows, strict=True)
         return {"corpus": corpus, "weights": weights, "limit": limit}

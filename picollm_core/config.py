@@ -7,19 +7,50 @@ through JSON. The fingerprint names a result by everything that determines it.
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
+from numbers import Integral, Real
+from types import UnionType
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 RESULTS_VERSION = 1
 """Raised whenever a change of the package changes what a configuration computes; part of every fingerprint."""
 
 
-def _check_choice(owner: str, name: str, value: Any, hint: Any) -> None:
-    """Raise ValueError when `value` is outside the Literal that annotates field `name`."""
-    if get_origin(hint) is Literal and value not in get_args(hint):
-        choices = ", ".join(map(repr, get_args(hint)))
-        raise ValueError(f"{owner}.{name} is {value!r}; choose one of {choices}")
+def _normalised(value: Any, hint: Any) -> Any:
+    """Lists as tuples, any kind of number as Python's int or float: equal configurations have equal fingerprints."""
+    parts = get_args(hint)
+    if get_origin(hint) in (Union, UnionType):
+        kinds = [part for part in parts if part is not type(None)]
+        return value if value is None or len(kinds) > 1 else _normalised(value, kinds[0])
+    if get_origin(hint) is tuple and isinstance(value, list | tuple):
+        return tuple(_normalised(item, parts[0]) for item in value)
+    if isinstance(value, bool):
+        return value
+    if hint is float and isinstance(value, Real):
+        return float(value)
+    return int(value) if hint is int and isinstance(value, Integral) else value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a normalised `value` has the annotated type."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in parts
+    if origin in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, parts[0]) for item in value)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+
+
+def _check_type(owner: str, name: str, value: Any, hint: Any) -> None:
+    """Raise ValueError when `value` is not of the type, or outside the Literal, that annotates field `name`."""
+    if not _fits(value, hint):
+        choices = ", ".join(map(repr, get_args(hint))) if get_origin(hint) is Literal else ""
+        expected = f"choose one of {choices}" if choices else f"it must be of type {getattr(hint, '__name__', hint)}"
+        raise ValueError(f"{owner}.{name} is {value!r}; {expected}")
 
 
 def require(condition: bool, message: str) -> None:
@@ -30,12 +61,13 @@ def require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class Config:
-    """Base of all configurations: choice checks, JSON round trip, fingerprint."""
+    """Base of all configurations: type and choice checks, JSON round trip, fingerprint."""
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
             if get_origin(hint) is not ClassVar:
-                _check_choice(type(self).__name__, name, getattr(self, name), hint)
+                object.__setattr__(self, name, _normalised(getattr(self, name), hint))
+                _check_type(type(self).__name__, name, getattr(self, name), hint)
         self.validate()
 
     def validate(self) -> None:
@@ -194,7 +226,10 @@ class DataConfig(Config):
             f"{len(self.corpus)} corpora but {len(self.weights)} weights; each corpus needs one weight",
         )
         require(min(self.weights) >= 0, f"weights {self.weights} contain a negative number")
-        require(sum(self.weights) > 0, f"weights {self.weights} sum to 0; at least one corpus needs a positive weight")
+        require(
+            0 < sum(self.weights) < math.inf,
+            f"weights {self.weights} sum to {sum(self.weights):g}; at least one corpus needs a positive, finite weight",
+        )
         require(
             self.limit is None or len(self.limit) == len(self.corpus),
             f"{len(self.corpus)} corpora but limit={self.limit}; each corpus needs one cap, or None",
@@ -283,6 +318,8 @@ class TrainConfig(Config):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("epochs", "learning_rate", "grad_clip"):
             require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it must be positive")
+        for name in ("epochs", "learning_rate"):
+            require(getattr(self, name) < math.inf, f"{name} is {getattr(self, name)}; it must be finite")
         for name in ("warmup_ratio", "min_lr_ratio"):
             require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}; it must lie in [0, 1]")
         for name in ("beta1", "beta2"):

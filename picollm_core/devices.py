@@ -14,9 +14,9 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"device {name!r} is unknown to torch; use 'auto', 'cpu', 'cuda' or 'mps'") from error
-    missing = (device.type == "cuda" and not torch.cuda.is_available()) or (
-        device.type == "mps" and not torch.backends.mps.is_available()
-    )
+    available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    require(device.type in available, f"device {name!r} is not supported; use 'auto', 'cpu', 'cuda' or 'mps'")
+    missing = (device.index or 0) >= available[device.type]
     require(not missing, f"device {name!r} was asked for, but torch {torch.__version__} sees none; use 'cpu' or 'auto'")
     return device
 

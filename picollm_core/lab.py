@@ -1,24 +1,28 @@
 """What a notebook works with: its profile, cached training, recorded measurements, saved figures."""
 
-import logging
+import os
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import tiktoken
+import torch
 from matplotlib.figure import Figure
 
 from picollm_core.config import ModelConfig, RunConfig
 from picollm_core.corpora import Corpus
+from picollm_core.devices import device_name, pick_device, pick_precision
 from picollm_core.figure_style import save_figure
+from picollm_core.kneser_ney import KneserNey
 from picollm_core.presets import run_config
 from picollm_core.profiles import Profile, setup_notebook
 from picollm_core.results import ResultStore
-from picollm_core.runs import RUNS_DIR, Run
-from picollm_core.train import load_data, train
-
-logger = logging.getLogger(__name__)
+from picollm_core.runs import RUNS_DIR, Run, is_complete, load_run, run_directory
+from picollm_core.token_store import token_store
+from picollm_core.train import load_data, train, validation_texts
 
 
 @dataclass(repr=False)
@@ -69,8 +73,6 @@ class Lab:
     @staticmethod
     def _with_weights(recorded: Run) -> Run:
         """The full run where its weights are still on this machine, else the record."""
-        from picollm_core.runs import is_complete, load_run, run_directory
-
         directory = run_directory(recorded.config, recorded.fingerprint)
         return load_run(directory) if is_complete(directory) else recorded
 
@@ -83,6 +85,31 @@ class Lab:
         value, old = self.store.measure(name, parameters, compute, self.refresh)
         self.redrawn += old
         return value
+
+    def floors(self, run: Run, orders: tuple[int, ...] = (1, 2, 3, 4)) -> pd.DataFrame:
+        """What counting alone reaches on the run's corpus: interpolated Kneser-Ney of several orders.
+
+        One row an order with nll (nats per token), perplexity, bits_per_byte, on the run's validation stories.
+        """
+
+        def count() -> list[dict[str, Any]]:
+            corpora, tokenizer = load_data(run.config.data), run.load_tokenizer()
+            store, texts = token_store(corpora[0], "train", tokenizer), validation_texts(corpora)
+            fitted = {order: KneserNey(order, tokenizer.n_vocab).fit(store.tokens, store.offsets) for order in orders}
+            found = {order: model.evaluate(texts, tokenizer, n_bootstrap=1) for order, model in fitted.items()}
+            return [
+                {"order": order, "nll": e.nll, "perplexity": e.perplexity, "bits_per_byte": e.bits_per_byte}
+                for order, e in found.items()
+            ]
+
+        rows = self.measure(
+            "kneser-ney",
+            count,
+            corpus=run.context["corpus_hashes"],
+            tokenizer=run.config.data.tokenizer,
+            orders=list(orders),
+        )
+        return pd.DataFrame(rows)
 
     def corpus(self, name: str | None = None) -> Corpus:
         """The profile's corpus, or another by name, at the profile's size."""
@@ -99,6 +126,26 @@ class Lab:
 def open_lab(refresh: bool = False) -> Lab:
     """Prepare the notebook's process (see profiles.setup_notebook) and return its lab."""
     return Lab(setup_notebook(), refresh)
+
+
+def environment_table() -> pd.DataFrame:
+    """What a result on this machine depends on: versions, device, number format, threads, texts and vocabularies."""
+    device = pick_device("auto")
+    rows = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": device_name(device),
+        "matrix products in": str(pick_precision("auto", device)).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "PICOLLM_TINYSTORIES": "set" if os.environ.get("PICOLLM_TINYSTORIES") else "not set",
+    }
+    return pd.DataFrame({"value": rows.values()}, index=pd.Index(rows.keys(), name="what"))
+
+
+def token_pieces(text: str, tokenizer: tiktoken.Encoding) -> list[str]:
+    """The pieces that a tokenizer cuts a text into, spaces shown as open boxes."""
+    pieces = (tokenizer.decode_single_token_bytes(token) for token in tokenizer.encode_ordinary(text))
+    return [piece.decode("utf-8", errors="replace").replace(" ", "␣") for piece in pieces]
 
 
 def history_table(

@@ -64,7 +64,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return grad_hidden * grad_loss, grad_weight * grad_loss, None, None
 
 
-@torch.compiler.disable
 def chunked_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy in nats of hidden (N, C) under the head `weight` (V, C) against targets (N,).
 
@@ -103,14 +102,17 @@ def next_token_loss(model: LanguageModel, idx: Tensor, targets: Tensor) -> Tenso
 def token_nll(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Loss in nats of each token (N,) and whether the most likely token was right (N,), for hidden (N, C).
 
-    `weight` is the head's (V, C). Computed in float32, or float64 for float64 weights, a few rows at a time.
+    `weight` is the head's (V, C). Computed in float32, or float64 for float64 weights, under autocast too, a few rows
+    at a time.
     """
+    weight = weight if weight.dtype == torch.float64 else weight.float()
     rows = max(1, _CHUNK_BYTES // (weight.size(0) * weight.element_size()))
     nll = torch.empty(targets.shape, dtype=weight.dtype, device=hidden.device)
     correct = torch.empty_like(targets, dtype=torch.bool)
-    for start in range(0, targets.numel(), rows):
-        logits = hidden[start : start + rows].to(weight.dtype) @ weight.T  # (rows, V)
-        target = targets[start : start + rows]
-        nll[start : start + rows] = F.cross_entropy(logits, target, reduction="none")
-        correct[start : start + rows] = logits.argmax(dim=-1) == target
+    with torch.autocast(hidden.device.type, enabled=False):
+        for start in range(0, targets.numel(), rows):
+            logits = hidden[start : start + rows].to(weight.dtype) @ weight.T  # (rows, V)
+            target = targets[start : start + rows]
+            nll[start : start + rows] = F.cross_entropy(logits, target, reduction="none")
+            correct[start : start + rows] = logits.argmax(dim=-1) == target
     return nll, correct

@@ -48,7 +48,7 @@ def read_json(path: Path) -> Any:
 
 def safe_name(name: str) -> str:
     """`name` with everything but letters, digits, dot, dash and underscore replaced, never hidden, never empty."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:100] or "run"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:100].rstrip(".-") or "run"
 
 
 def hyperparameters(config: RunConfig) -> dict[str, Any]:
@@ -106,14 +106,14 @@ class Run:
             "context": self.context,
             "summary": self.summary,
             "samples": self.samples,
-            "history": {c: [None if pd.isna(v) else round(float(v), 6) for v in rows[c]] for c in columns},
+            "history": {c: [None if pd.isna(v) else float(f"{v:.9g}") for v in rows[c]] for c in columns},
         }
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "Run":
         """Inverse of to_record, up to the thinned history."""
         config = RunConfig.from_dict(record["config"])
-        history = pd.DataFrame(record["history"], dtype=float).assign(**hyperparameters(config))
+        history = _with_hyperparameters(pd.DataFrame(record["history"], dtype=float), config)
         return cls(config, record["context"], record["summary"], record["samples"], history)
 
 
@@ -121,6 +121,13 @@ HISTORY_COLUMNS = (
     "step", "epoch", "tokens", "seconds", "loss", "val_loss", "perplexity", "bits_per_byte", "token_accuracy",
     "learning_rate", "grad_norm", "grad_norm_clipped", "max_gradient", "weight_norm", "tokens_per_second", "memory_mb",
 )  # fmt: skip
+
+
+def _with_hyperparameters(history: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
+    """The history with the run's settings in every row; "learning_rate" stays what each update used."""
+    flat = hyperparameters(config)
+    settings = {name: value for name, value in flat.items() if name not in HISTORY_COLUMNS}
+    return history.assign(peak_learning_rate=flat["learning_rate"], **settings)
 
 
 def run_directory(config: RunConfig, fingerprint: str, runs_dir: Path | str = RUNS_DIR) -> Path:
@@ -157,11 +164,14 @@ def load_run(directory: Path | str) -> Run:
         raise ValueError(f"{directory} is not a run: it has no {CONFIG_FILE}")
     if not is_complete(directory):
         raise ValueError(f"the run in {directory} has not ended; train the same configuration again to go on with it")
-    stored = read_json(directory / CONFIG_FILE)
-    config = RunConfig.from_dict(stored["config"])
-    ended = read_json(directory / SUMMARY_FILE)
-    history = read_history(directory / HISTORY_FILE).assign(**hyperparameters(config))
-    return Run(config, stored["context"], ended["summary"], ended["samples"], history, directory)
+    stored, ended = read_json(directory / CONFIG_FILE), read_json(directory / SUMMARY_FILE)
+    try:
+        config = RunConfig.from_dict(stored["config"])
+        context, summary, samples = stored["context"], ended["summary"], ended["samples"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{directory} was not written by this package, or by another version: {error}") from error
+    history = _with_hyperparameters(read_history(directory / HISTORY_FILE), config)
+    return Run(config, context, summary, samples, history, directory)
 
 
 def read_history(path: Path, last_step: int | None = None) -> pd.DataFrame:

@@ -2,20 +2,18 @@
 
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import tiktoken
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from picollm_core import runs
 from picollm_core.batches import make_batches
 from picollm_core.checkpoints import load_checkpoint, save_checkpoint
-from picollm_core.config import DataConfig, ModelConfig, RunConfig, require
+from picollm_core.config import DataConfig, ModelConfig, RunConfig, SamplingConfig, require
 from picollm_core.corpora import Corpus, load_corpus
 from picollm_core.devices import device_name
 from picollm_core.evaluate import Evaluation, evaluate
@@ -25,14 +23,18 @@ from picollm_core.presets import run_config
 from picollm_core.runs import Run
 from picollm_core.sampling import generate
 from picollm_core.tokenizers import load_tokenizer
-from picollm_core.trainer import Trainer
+from picollm_core.trainer import Trainer, seeded
 
 logger = logging.getLogger(__name__)
 
-SAMPLERS = {"greedy": {"temperature": 0.0}, "top-p 0.95": {"top_p": 0.95}, "top-p 1.0": {"top_p": 1.0}}
+SAMPLERS = {
+    "greedy": SamplingConfig(temperature=0.0),
+    "top-p 0.95": SamplingConfig(top_p=0.95),
+    "top-p 1.0": SamplingConfig(top_p=1.0),
+}
 
 
-def evaluation_row(result: Evaluation) -> dict[str, float]:
+def evaluation_row(result: Evaluation) -> dict[str, float | None]:
     """The history's names for what the evaluator measured."""
     return {
         "val_loss": result.nll,
@@ -42,20 +44,13 @@ def evaluation_row(result: Evaluation) -> dict[str, float]:
     }
 
 
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Torch's generators seeded inside, and as they were outside."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
-
-
 def load_data(config: DataConfig) -> list[Corpus]:
     """The corpora of a configuration, in its order."""
-    options = {"splits": config.splits, "n_stories": config.n_stories}
     limits = config.limit or (None,) * len(config.corpus)
-    return [load_corpus(name, limit=limit, **options) for name, limit in zip(config.corpus, limits, strict=True)]
+    return [
+        load_corpus(name, splits=config.splits, limit=limit, n_stories=config.n_stories)
+        for name, limit in zip(config.corpus, limits, strict=True)
+    ]
 
 
 def train(
@@ -83,12 +78,17 @@ def train(
     for note in {corpus.note for corpus in corpora if corpus.note}:
         logger.warning(note)
     hashes = [corpus.content_hash for corpus in corpora]
-    context = {"corpora": [corpus.name for corpus in corpora], "corpus_hashes": hashes}
-    context["fingerprint"] = config.fingerprint(corpora=hashes)
-    directory = runs.run_directory(config, context["fingerprint"], runs_dir)
+    fingerprint = config.fingerprint(corpora=hashes)
+    names = [corpus.name for corpus in corpora]
+    context = {"corpora": names, "corpus_hashes": hashes, "fingerprint": fingerprint}
+    directory = runs.run_directory(config, fingerprint, runs_dir)
     if runs.is_complete(directory) and not refresh:
         return runs.load_run(directory)
-    with runs.writer_lock(directory), _seeded(config.train.seed):
+    with runs.writer_lock(directory), seeded(config.train.seed):
+        if runs.is_complete(directory) and not refresh:  # another process has just ended it
+            return runs.load_run(directory)
+        for leftover in directory.glob("*.tmp"):  # of a save that was killed
+            leftover.unlink()
         if refresh or not resume:
             for name in (runs.SUMMARY_FILE, runs.CHECKPOINT_FILE, runs.HISTORY_FILE):
                 (directory / name).unlink(missing_ok=True)
@@ -114,14 +114,19 @@ def _train_in(
     if checkpoint.is_file():
         trainer.restore(load_checkpoint(checkpoint, trainer.model, trainer.optimizers))
     _rewind(history, trainer.step)
-    validation = validation_texts(corpora)
+    validation = validation_texts([c for c, weight in zip(corpora, config.data.weights, strict=True) if weight > 0])
     watched = validation[: config.train.eval_stories]
     bar = tqdm(
-        total=trainer.total_steps, initial=trainer.step, desc=config.model.family, unit="step", disable=not progress
+        total=trainer.total_steps,
+        initial=trainer.step,
+        desc=config.model.family,
+        unit="step",
+        leave=False,
+        disable=not progress,
     )
     with bar, history.open("a", encoding="utf-8") as log:
         while trainer.step < trainer.total_steps:
-            row = trainer.advance()
+            row: dict[str, float | None] = {**trainer.advance()}
             last = trainer.step == trainer.total_steps
             if trainer.step % config.train.eval_every == 0 or last:
                 row |= evaluation_row(evaluate(trainer.model, tokenizer, watched, n_bootstrap=1))
@@ -158,7 +163,7 @@ def _finish(
     model = trainer.model
     result = evaluate(model, tokenizer, validation)
     samples = {
-        name: generate(model, tokenizer, config.prompt, max_new_tokens=config.sample_tokens, seed=0, **sampler)
+        name: generate(model, tokenizer, config.prompt, max_new_tokens=config.sample_tokens, seed=0, sampling=sampler)
         for name, sampler in SAMPLERS.items()
     }
     history = runs.read_history(directory / runs.HISTORY_FILE)

@@ -2,7 +2,8 @@
 
 import math
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -21,6 +22,15 @@ class TrainingDiverged(RuntimeError):
     """The loss stopped being a number; says at which step and what was last seen."""
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's generators seeded inside, and as they were outside."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
 class Trainer:
     """Model, optimizers, data and clock of one run; `advance` is one update, everything else is bookkeeping."""
 
@@ -30,7 +40,8 @@ class Trainer:
         self.precision = pick_precision(config.precision, self.device)
         self.model = model.to(self.device).train()
         self.optimizers: list[Optimizer] = build_optimizers(self.model, config)
-        self.loss = torch.compile(next_token_loss) if config.compile else next_token_loss
+        if config.compile:  # the loss stays outside: its chunks are as fast as they are
+            self.model.hidden = torch.compile(self.model.hidden)  # type: ignore[method-assign]
         per_epoch = batches.steps_per_epoch / config.grad_accumulation
         self.total_steps = config.max_steps or max(1, math.ceil(config.epochs * per_epoch))
         self.step, self.tokens, self.seconds = 0, 0, 0.0
@@ -50,31 +61,39 @@ class Trainer:
         return torch.autocast(self.device.type, self.precision) if lowered else nullcontext()
 
     def _accumulate(self) -> tuple[float, int]:
-        """Mean loss over the micro-batches of one update, gradients added up, and the number of scored tokens."""
-        total, scored, parts = 0.0, 0, self.config.grad_accumulation
-        for _ in range(parts):
-            idx, targets = (t.to(self.device, non_blocking=True) for t in self.batches.next_batch())
+        """Mean loss over the scored tokens of one update, its gradients added up, and the number of those tokens.
+
+        Each micro-batch counts by its scored tokens, so splitting a padded batch changes nothing.
+        """
+        parts = [self.batches.next_batch() for _ in range(self.config.grad_accumulation)]
+        counts = [int((targets >= 0).sum()) for _, targets in parts]
+        total, scored = 0.0, sum(counts)
+        for batch, count in zip(parts, counts, strict=True):
+            idx, targets = (t.to(self.device, non_blocking=True) for t in batch)
             with self._autocast():
-                loss = self.loss(self.model, idx, targets) / parts
+                loss = next_token_loss(self.model, idx, targets) * (count / scored)
             loss.backward()
             total += loss.item()
-            scored += int((targets >= 0).sum())
         return total, scored
 
+    def _require_finite(self, name: str, value: float, rate: float) -> None:
+        if not math.isfinite(value):
+            raise TrainingDiverged(
+                f"the {name} became {value} at step {self.step + 1} with learning rate {rate:.2e}; "
+                "lower the learning rate or clip harder"
+            )
+
     def advance(self) -> dict[str, float]:
-        """One update; returns its row of the history. Raises TrainingDiverged when the loss is not finite."""
+        """One update; returns its row of the history. Raises TrainingDiverged when loss or gradient is not finite."""
         started = time.perf_counter()
         rate = learning_rate(self.step, self.total_steps, self.config)
         set_learning_rate(self.optimizers, rate)
         loss, scored = self._accumulate()
-        if not math.isfinite(loss):
-            raise TrainingDiverged(
-                f"the loss became {loss} at step {self.step + 1} with learning rate {rate:.2e}; "
-                "lower the learning rate or clip harder"
-            )
+        self._require_finite("loss", loss, rate)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         largest = max(torch._foreach_norm(gradients, ord=math.inf)).item()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip).item()
+        self._require_finite("gradient norm", norm, rate)  # before the weights are touched
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Self
@@ -66,12 +67,31 @@ class LanguageModel(nn.Module, PyTorchModelHubMixin, ABC):
                 raise ValueError(f"token id {bad} is outside the vocabulary of {self.config.vocab_size}")
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Write config.json and model.safetensors, each under a temporary name first."""
-        weights, config = save_directory / WEIGHTS_FILE, save_directory / CONFIG_FILE
-        safetensors.torch.save_model(self, f"{weights}.tmp")
-        Path(f"{config}.tmp").write_text(json.dumps(self.config.to_dict(), indent=2) + "\n", encoding="utf-8")
-        os.replace(f"{weights}.tmp", weights)
-        os.replace(f"{config}.tmp", config)
+        """Write config.json and model.safetensors; called by the mixin's save_pretrained."""
+        safetensors.torch.save_model(self, str(save_directory / WEIGHTS_FILE))
+        config = json.dumps(self.config.to_dict(), indent=2) + "\n"
+        (save_directory / CONFIG_FILE).write_text(config, encoding="utf-8")
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
+        """Write weights, configuration and model card to a folder; options are those of PyTorchModelHubMixin.
+
+        The files are complete before they replace older ones, which a failure leaves as they were (the mixin alone
+        would delete config.json first). A model card that is there is kept. Raises OSError when writing fails.
+        """
+        folder = Path(save_directory)
+        staging = folder / ".saving"
+        options.setdefault("repo_id", folder.name)
+        shutil.rmtree(staging, ignore_errors=True)  # of a save that was killed
+        try:
+            url = super().save_pretrained(staging, **options)
+            for file in sorted(staging.iterdir(), reverse=True):  # weights before config.json
+                if file.name != "README.md" or not (folder / file.name).exists():
+                    os.replace(file, folder / file.name)
+        except SafetensorError as error:
+            raise OSError(f"cannot write {folder / WEIGHTS_FILE}: {error}") from error
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        return url
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
@@ -104,7 +124,7 @@ def build_from_config_file(path: Path) -> LanguageModel:
 
     try:
         return build_model(model_config_from_dict(json.loads(path.read_text(encoding="utf-8"))))
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} is not a model configuration of this package: {error}") from error
 
 
@@ -113,7 +133,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     try:
         safetensors.torch.load_model(model, path)
     except (SafetensorError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())[:400]
         raise ValueError(f"{path} cannot be loaded as the weights of this model: {reason}") from error
 
 

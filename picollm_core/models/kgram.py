@@ -77,7 +77,10 @@ class KGramMLP(LanguageModel):
     def __init__(self, config: KGramConfig) -> None:
         super().__init__(config)
         self.input = OneHotInput(config) if config.embedding == "onehot" else EmbeddingInput(config)
-        self.layers = nn.ModuleList(nn.Linear(config.n_embd, config.n_embd) for _ in range(config.n_layer))
+        width = config.n_embd
+        self.layers: list[nn.Linear] = nn.ModuleList(  # type: ignore[assignment]
+            nn.Linear(width, width) for _ in range(config.n_layer)
+        )
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.dropout = nn.Dropout(config.dropout)
         self.activation = ACTIVATIONS[config.activation]

@@ -23,8 +23,8 @@ class LSTM(LanguageModel):
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         nn.init.normal_(self.head.weight, std=head_std(config.n_embd))
-        if config.tied:
-            self.head.weight = self.embedding.weight
+        if config.tied:  # the head's scale rules: the embedding's N(0, 1) would put the first loss far above ln V
+            self.embedding.weight = self.head.weight
         self._open_forget_gates()
 
     @torch.no_grad()

@@ -62,7 +62,7 @@ class Transformer(LanguageModel):
         self.positions = nn.Embedding(config.block_size, config.n_embd) if config.position == "absolute" else None
         head_width = config.n_embd // config.n_head
         self.rope = RotaryPositions(head_width, config.rope_base) if config.position == "rope" else None
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.blocks: list[Block] = nn.ModuleList(Block(config) for _ in range(config.n_layer))  # type: ignore[assignment]
         self.norm = build_norm(config.norm_kind, config.n_embd)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.dropout = nn.Dropout(config.dropout)
@@ -80,7 +80,7 @@ class Transformer(LanguageModel):
                 nn.init.normal_(parameter, std=INIT_STD / math.sqrt(2 * self.config.n_layer) if residual else INIT_STD)
         if self.config.tied:
             self.head.weight = self.embedding.weight
-            nn.init.constant_(self.norm.weight, head_std(self.config.n_embd) / INIT_STD)
+            nn.init.constant_(self.norm.get_parameter("weight"), head_std(self.config.n_embd) / INIT_STD)
         else:
             nn.init.normal_(self.head.weight, std=head_std(self.config.n_embd))
 
