@@ -111,5 +111,6 @@ def clean_notebook(notebook: NotebookNode, root: str | Path | None = None) -> No
                 raise ValueError(
                     f"cell {number} has {lines} lines of code, {MAX_CODE_LINES} at most: move a part elsewhere"
                 )
-            cell.outputs = [_clean_output(output, places) for output in cell.outputs]
+            outputs = [_clean_output(output, places) for output in cell.outputs]
+            cell.outputs = [o for o in outputs if "text" not in o or o.text.strip()]  # a finished progress bar is blank
     return clean
