@@ -282,8 +282,8 @@ class TrainConfig(Config):
     grad_accumulation: int = 1
     """Batches in one update."""
     optimizer: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
-    learning_rate: float = 3e-3
-    """The peak of the schedule."""
+    learning_rate: float | None = None
+    """The peak of the schedule; left out, the one measured for the family, lower for wider models."""
     weight_decay: float = 0.1
     """On matrices only."""
     beta1: float = 0.9
@@ -317,7 +317,7 @@ class TrainConfig(Config):
         for name in ("batch_size", "grad_accumulation", "eval_every", "eval_stories", "checkpoint_every"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("epochs", "learning_rate", "grad_clip"):
-            require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it must be positive")
+            require(getattr(self, name) is None or getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it must be positive")
         for name in ("epochs", "learning_rate"):
             require(getattr(self, name) < math.inf, f"{name} is {getattr(self, name)}; it must be finite")
         for name in ("warmup_ratio", "min_lr_ratio"):

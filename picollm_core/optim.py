@@ -15,14 +15,16 @@ def learning_rate(step: int, total: int, config: TrainConfig) -> float:
     The first update has a positive rate and the warm-up ends at the peak. "cosine" and "linear" fall to
     min_lr_ratio times the peak at the last update (Loshchilov & Hutter 2017, arXiv 1608.03983, eq. 5).
     """
+    peak = config.learning_rate
+    assert peak is not None, "the trainer fills in the family's learning rate"
     warmup = round(config.warmup_ratio * total)
     if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
+        return peak * (step + 1) / warmup
     if config.schedule == "constant":
-        return config.learning_rate
+        return peak
     progress = (step - warmup) / max(1, total - 1 - warmup)
     share = 0.5 * (1 + math.cos(math.pi * progress)) if config.schedule == "cosine" else 1 - progress
-    return config.learning_rate * (config.min_lr_ratio + (1 - config.min_lr_ratio) * share)
+    return peak * (config.min_lr_ratio + (1 - config.min_lr_ratio) * share)
 
 
 def _decay_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict]:

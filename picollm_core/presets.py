@@ -1,5 +1,6 @@
 """Named model configurations, the sizes of the three families, and whole runs built from them."""
 
+import math
 from typing import Any
 
 from picollm_core.config import KGramConfig, LSTMConfig, ModelConfig, RunConfig, TransformerConfig, require
@@ -26,11 +27,23 @@ def preset(name: str, **overrides: object) -> ModelConfig:
     return PRESETS[name].replace(**overrides)
 
 
+def default_learning_rate(config: ModelConfig) -> float:
+    """Peak learning rate for AdamW: measured at pico on TinyStories, lower for wider models.
+
+    k-gram and LSTM: 0.02 at width 32, as 1 / width. Transformer: 0.003 at width 64, as 1 / sqrt(width); learned
+    positions get a gradient from every row and outgrow the tokens at more than that.
+    """
+    if config.family == "transformer":
+        return 0.003 * math.sqrt(64 / config.n_embd)
+    return 0.02 * 32 / config.n_embd
+
+
 def run_config(model: str | ModelConfig | RunConfig, **settings: Any) -> RunConfig:
     """A whole run's configuration from a preset's name and flat settings of model, data and training.
 
     `run_config("lstm-pico", corpus="storyworld", tokenizer="gpt2", max_steps=300)`. The vocabulary is the
-    tokenizer's. Raises ValueError for a setting that no part of the configuration has.
+    tokenizer's, and a learning rate that is left out becomes the family's. Raises ValueError for a setting that no
+    part of the configuration has.
     """
     base = (
         model if isinstance(model, RunConfig) else RunConfig(model=preset(model) if isinstance(model, str) else model)
@@ -49,9 +62,7 @@ def run_config(model: str | ModelConfig | RunConfig, **settings: Any) -> RunConf
         changes[owners[0]][name] = value
     data = base.data.replace(**changes["data"])
     changes["model"].setdefault("vocab_size", load_tokenizer(data.tokenizer).n_vocab)
-    parts = {
-        "model": base.model.replace(**changes["model"]),
-        "data": data,
-        "train": base.train.replace(**changes["train"]),
-    }
-    return base.replace(**parts, **changes["run"])
+    model_config, train = base.model.replace(**changes["model"]), base.train.replace(**changes["train"])
+    if train.learning_rate is None:
+        train = train.replace(learning_rate=default_learning_rate(model_config))
+    return base.replace(model=model_config, data=data, train=train, **changes["run"])

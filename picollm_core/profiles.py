@@ -51,7 +51,7 @@ PROFILES = {
             name="quick",
             purpose="about a minute a notebook on 2 cores",
             data=DataConfig(corpus=("storyworld",), n_stories=2_000),
-            train=TrainConfig(max_steps=150, batch_size=16, eval_every=25, eval_stories=40, checkpoint_every=1_000),
+            train=TrainConfig(max_steps=400, batch_size=16, eval_every=40, eval_stories=40, checkpoint_every=1_000),
             size="pico",
             block_size=128,
             seeds=(0,),

@@ -215,7 +215,7 @@ class _Continuation:
         return ids, logits, nucleus_sizes
 
 
-def _encode_prompt(model: LanguageModel, tokenizer: tiktoken.Encoding, prompt: str) -> list[int]:
+def encode_prompt(model: LanguageModel, tokenizer: tiktoken.Encoding, prompt: str) -> list[int]:
     """End-of-text, which every story follows in training, then the prompt. ValueError when it cannot be continued."""
     require_same_vocabulary(model, tokenizer)
     require(prompt != "", "the prompt is empty; give at least one character to continue from")
@@ -256,7 +256,7 @@ def generate_batch(
     """
     require(not isinstance(prompts, str), "prompts is one string; give a list of strings, or call generate")
     sampling = _prepare(sampling, max_new_tokens, overrides)
-    encoded = [_encode_prompt(model, tokenizer, prompt) for prompt in prompts]
+    encoded = [encode_prompt(model, tokenizer, prompt) for prompt in prompts]
     texts = list(prompts)
     with evaluation_mode(model):
         for length in sorted({len(ids) for ids in encoded}):
@@ -308,7 +308,7 @@ def stream(
     so several streams of one model may be read in turn.
     """
     sampling = _prepare(sampling, max_new_tokens, overrides)
-    ids = _encode_prompt(model, tokenizer, prompt)
+    ids = encode_prompt(model, tokenizer, prompt)
     continuation = _Continuation(model, torch.tensor([ids]), sampling, [seed])
     return _stream_tokens(continuation, tokenizer, max_new_tokens, tokenizer.eot_token if stop_at_eot else None)
 

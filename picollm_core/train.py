@@ -21,7 +21,7 @@ from picollm_core.loading import save_model
 from picollm_core.models import build_model
 from picollm_core.presets import run_config
 from picollm_core.runs import Run
-from picollm_core.sampling import generate
+from picollm_core.sampling import encode_prompt, generate
 from picollm_core.tokenizers import load_tokenizer
 from picollm_core.trainer import Trainer, seeded
 
@@ -109,6 +109,7 @@ def _train_in(
         corpora, config.data.weights, tokenizer, config.model.block_size, config.train.batch_size, config.train.seed
     )
     trainer = Trainer(build_model(config.model), batches, config.train)
+    encode_prompt(trainer.model, tokenizer, config.prompt)  # one that cannot be continued is refused before training
     runs.write_json(directory / runs.CONFIG_FILE, {"config": config.to_dict(), "context": context})
     checkpoint, history = directory / runs.CHECKPOINT_FILE, directory / runs.HISTORY_FILE
     if checkpoint.is_file():

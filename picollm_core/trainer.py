@@ -16,6 +16,7 @@ from picollm_core.devices import memory_mb, pick_device, pick_precision
 from picollm_core.losses import next_token_loss
 from picollm_core.models import LanguageModel
 from picollm_core.optim import build_optimizers, learning_rate, set_learning_rate
+from picollm_core.presets import default_learning_rate
 
 
 class TrainingDiverged(RuntimeError):
@@ -35,6 +36,8 @@ class Trainer:
     """Model, optimizers, data and clock of one run; `advance` is one update, everything else is bookkeeping."""
 
     def __init__(self, model: LanguageModel, batches: Batches, config: TrainConfig) -> None:
+        if config.learning_rate is None:
+            config = config.replace(learning_rate=default_learning_rate(model.config))
         self.config, self.batches = config, batches
         self.device = pick_device(config.device)
         self.precision = pick_precision(config.precision, self.device)
