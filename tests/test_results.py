@@ -1,0 +1,80 @@
+"""Committed results are found by fingerprint and by nothing else."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+
+from picollm_core.config import RunConfig, TrainConfig
+from picollm_core.results import ResultStore, measurement_fingerprint
+from picollm_core.runs import HISTORY_COLUMNS, Run, hyperparameters
+
+
+@pytest.fixture
+def run() -> Run:
+    config = RunConfig(train=TrainConfig(max_steps=200, learning_rate=0.003))
+    rows = {name: [float(step) for step in range(1, 201)] for name in HISTORY_COLUMNS}
+    history = pd.DataFrame(rows).assign(**hyperparameters(config))
+    history.loc[history["step"] % 50 != 0, "val_loss"] = float("nan")
+    context = {"corpora": ["text"], "corpus_hashes": ["abc"], "fingerprint": config.fingerprint(corpora=["abc"])}
+    return Run(config, context, {"nll": 1.5}, {"greedy": "Once"}, history)
+
+
+def test_a_recorded_run_comes_back_with_its_figures_and_a_thinned_history(tmp_path, run):
+    store = ResultStore(tmp_path)
+    store.save_run(run)
+    found = store.find_run(run.config, ["abc"])
+    assert (found.config, found.summary, found.samples) == (run.config, run.summary, run.samples)
+    assert set(found.history["val_loss"].dropna()) == {50.0, 100.0, 150.0, 200.0}
+    assert 50 < len(found.history) < 100
+    with pytest.raises(ValueError, match="without weights"):
+        found.load_model()
+
+
+def test_another_text_or_configuration_finds_nothing(tmp_path, run):
+    store = ResultStore(tmp_path)
+    store.save_run(run)
+    assert store.find_run(run.config, ["other"]) is None
+    assert store.find_run(run.config.replace(prompt="Hello"), ["abc"]) is None
+
+
+def test_a_text_that_is_not_here_is_found_by_configuration_if_its_fingerprint_holds(tmp_path, run):
+    store = ResultStore(tmp_path)
+    store.save_run(run)
+    assert store.find_run_elsewhere(run.config).context == run.context
+    assert store.find_run_elsewhere(run.config.replace(prompt="Hello")) is None
+
+
+def test_a_record_whose_fingerprint_does_not_follow_from_its_content_is_not_used(tmp_path, run):
+    store = ResultStore(tmp_path)
+    forged = dataclasses.replace(run, context=run.context | {"fingerprint": "0" * 16})
+    store.save_run(forged)
+    assert store.find_run_elsewhere(run.config) is None
+
+
+def test_a_measurement_is_made_once_for_each_set_of_parameters(tmp_path):
+    store, calls = ResultStore(tmp_path), []
+
+    def compute() -> dict[str, int]:
+        calls.append(1)
+        return {"value": len(calls)}
+
+    assert store.measure("m", {"k": 1}, compute) == ({"value": 1}, False)
+    assert store.measure("m", {"k": 1}, compute) == ({"value": 1}, True)
+    assert store.measure("m", {"k": 2}, compute) == ({"value": 2}, False)
+    assert store.measure("m", {"k": 1}, compute, refresh=True) == ({"value": 3}, False)
+
+
+def test_measurement_fingerprints_depend_on_name_and_parameters_not_on_their_order():
+    one = measurement_fingerprint("m", {"a": 1, "b": [2]})
+    assert one == measurement_fingerprint("m", {"b": [2], "a": 1})
+    assert len({one, measurement_fingerprint("n", {"a": 1, "b": [2]}), measurement_fingerprint("m", {"a": 2})}) == 3
+
+
+def test_a_broken_record_is_named(tmp_path, run):
+    store = ResultStore(tmp_path)
+    store.save_run(run)
+    (path,) = tmp_path.glob("runs/*.json")
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(ValueError, match=path.name):
+        store.find_run(run.config, ["abc"])
