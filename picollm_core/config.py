@@ -1,115 +1,26 @@
-"""Frozen, validated configurations and their fingerprints.
+"""What can be asked for: models, text, training, sampling, and whole runs."""
 
-Every configuration checks itself when it is built, refuses keys it does not know, and survives a round trip
-through JSON. The fingerprint names a result by everything that determines it.
-"""
-
-import dataclasses
-import hashlib
-import json
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from numbers import Integral, Real
-from types import UnionType
-from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self
 
-RESULTS_VERSION = 1
-"""Raised whenever a change of the package changes what a configuration computes; part of every fingerprint."""
+from picollm_core.config_base import RESULTS_VERSION, Config, require
 
-
-def _normalised(value: Any, hint: Any) -> Any:
-    """Lists as tuples, any kind of number as Python's int or float: equal configurations have equal fingerprints."""
-    parts = get_args(hint)
-    if get_origin(hint) in (Union, UnionType):
-        kinds = [part for part in parts if part is not type(None)]
-        return value if value is None or len(kinds) > 1 else _normalised(value, kinds[0])
-    if get_origin(hint) is tuple and isinstance(value, list | tuple):
-        return tuple(_normalised(item, parts[0]) for item in value)
-    if isinstance(value, bool):
-        return value
-    if hint is float and isinstance(value, Real):
-        return float(value)
-    return int(value) if hint is int and isinstance(value, Integral) else value
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a normalised `value` has the annotated type."""
-    origin, parts = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return value in parts
-    if origin in (Union, UnionType):
-        return any(_fits(value, part) for part in parts)
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(item, parts[0]) for item in value)
-    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-
-
-def _check_type(owner: str, name: str, value: Any, hint: Any) -> None:
-    """Raise ValueError when `value` is not of the type, or outside the Literal, that annotates field `name`."""
-    if not _fits(value, hint):
-        choices = ", ".join(map(repr, get_args(hint))) if get_origin(hint) is Literal else ""
-        expected = f"choose one of {choices}" if choices else f"it must be of type {getattr(hint, '__name__', hint)}"
-        raise ValueError(f"{owner}.{name} is {value!r}; {expected}")
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise ValueError(message) unless `condition` holds; the one way a configuration refuses a value."""
-    if not condition:
-        raise ValueError(message)
-
-
-@dataclass(frozen=True)
-class Config:
-    """Base of all configurations: type and choice checks, JSON round trip, fingerprint."""
-
-    def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            if get_origin(hint) is not ClassVar:
-                object.__setattr__(self, name, _normalised(getattr(self, name), hint))
-                _check_type(type(self).__name__, name, getattr(self, name), hint)
-        self.validate()
-
-    def validate(self) -> None:
-        """Raise ValueError naming the offending values; overridden where a configuration has constraints."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, nested configurations included, the family first where there is one."""
-        family = {"family": self.family} if isinstance(self, ModelConfig) else {}
-        return family | {f.name: _to_plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Inverse of to_dict. Raises ValueError for unknown keys, naming them and the known ones."""
-        cls._refuse_unknown(values)
-        return cls(**{name: _from_plain(value) for name, value in values.items()})
-
-    def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed and validated again. Unknown names raise ValueError."""
-        self._refuse_unknown(changes)
-        return dataclasses.replace(self, **changes)
-
-    @classmethod
-    def _refuse_unknown(cls, names: Iterable[str]) -> None:
-        known = {f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(names) - known)
-        require(not unknown, f"{cls.__name__} has no {', '.join(unknown)}; known keys: {', '.join(sorted(known))}")
-
-    def fingerprint(self, **context: Any) -> str:
-        """16 hex digits that name this configuration, `context` (such as a corpus hash) and RESULTS_VERSION."""
-        content = {"config": self.to_dict(), "context": context, "version": RESULTS_VERSION}
-        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
-def _to_plain(value: Any) -> Any:
-    if isinstance(value, Config):
-        return value.to_dict()
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _from_plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+__all__ = [
+    "MODEL_CONFIGS",
+    "RESULTS_VERSION",
+    "Config",
+    "DataConfig",
+    "KGramConfig",
+    "LSTMConfig",
+    "ModelConfig",
+    "RunConfig",
+    "SamplingConfig",
+    "TrainConfig",
+    "TransformerConfig",
+    "model_config_from_dict",
+    "require",
+]
 
 
 @dataclass(frozen=True)
@@ -317,9 +228,11 @@ class TrainConfig(Config):
         for name in ("batch_size", "grad_accumulation", "eval_every", "eval_stories", "checkpoint_every"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("epochs", "learning_rate", "grad_clip"):
-            require(getattr(self, name) is None or getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it must be positive")
+            value = getattr(self, name)
+            require(value is None or value > 0, f"{name} is {value}; it must be positive")
         for name in ("epochs", "learning_rate"):
-            require(getattr(self, name) < math.inf, f"{name} is {getattr(self, name)}; it must be finite")
+            value = getattr(self, name)
+            require(value is None or value < math.inf, f"{name} is {value}; it must be finite")
         for name in ("warmup_ratio", "min_lr_ratio"):
             require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}; it must lie in [0, 1]")
         for name in ("beta1", "beta2"):

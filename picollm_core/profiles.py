@@ -62,7 +62,7 @@ PROFILES = {
             name="standard",
             purpose="the committed results: minutes on a GPU, hours on a CPU",
             data=DataConfig(corpus=("auto",)),
-            train=TrainConfig(max_steps=2_000, batch_size=16, eval_every=100, eval_stories=200),
+            train=TrainConfig(max_steps=2_000, batch_size=16, eval_every=200, eval_stories=200),
             size="pico",
             block_size=256,
             seeds=(0, 1, 2, 3, 4),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from picollm_core.config import RESULTS_VERSION, Config, RunConfig
-from picollm_core.runs import Run, read_json, safe_name, write_json
+from picollm_core.runs import Run, read_json, run_fingerprint, safe_name, write_json
 
 RESULTS_DIR = Path("artefacts/results")
 
@@ -39,7 +39,7 @@ class ResultStore:
 
     def find_run(self, config: RunConfig, corpus_hashes: list[str]) -> Run | None:
         """The recorded run of this configuration on these texts, or None."""
-        path = self._run_path(config.fingerprint(corpora=corpus_hashes))
+        path = self._run_path(run_fingerprint(config, corpus_hashes))
         return Run.from_record(read_json(path)) if path.is_file() else None
 
     def find_run_elsewhere(self, config: RunConfig) -> Run | None:
@@ -50,7 +50,7 @@ class ResultStore:
         for path in sorted(self.folder.glob("runs/*.json")):
             record = read_json(path)
             hashes = record["context"]["corpus_hashes"]
-            if record["config"] == config.to_dict() and path.stem == config.fingerprint(corpora=hashes):
+            if record["config"] == config.to_dict() and path.stem == run_fingerprint(config, hashes):
                 return Run.from_record(record)
         return None
 

@@ -1,6 +1,7 @@
 """Training runs on disk: one directory each, one writer at a time, a table over all of them."""
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ from filelock import FileLock, Timeout
 
 from picollm_core.config import RunConfig
 from picollm_core.models import LanguageModel
-from picollm_core.tokenizers import load_tokenizer
+from picollm_core.tokenizers import load_tokenizer, tokenizer_hash
+
+logger = logging.getLogger(__name__)
 
 RUNS_DIR = Path("artefacts/runs")
 CHECKPOINT_FILE, HISTORY_FILE, CONFIG_FILE, SUMMARY_FILE = (
@@ -130,6 +133,12 @@ def _with_hyperparameters(history: pd.DataFrame, config: RunConfig) -> pd.DataFr
     return history.assign(peak_learning_rate=flat["learning_rate"], **settings)
 
 
+def run_fingerprint(config: RunConfig, corpus_hashes: list[str]) -> str:
+    """What names a run: its configuration, its texts, what its tokenizer does, and the version of the results."""
+    tokenizer = tokenizer_hash(load_tokenizer(config.data.tokenizer))
+    return config.fingerprint(corpora=corpus_hashes, tokenizer=tokenizer)
+
+
 def run_directory(config: RunConfig, fingerprint: str, runs_dir: Path | str = RUNS_DIR) -> Path:
     """Where the run of this configuration lives."""
     return Path(runs_dir) / safe_name(f"{config.model.family}-{fingerprint}")
@@ -191,6 +200,10 @@ def run_table(runs_dir: Path | str = RUNS_DIR) -> pd.DataFrame:
     rows = []
     for directory in sorted(Path(runs_dir).glob("*")):
         if (directory / CONFIG_FILE).is_file() and is_complete(directory):
-            run = load_run(directory)
+            try:
+                run = load_run(directory)
+            except ValueError as error:  # a run of another version is no reason to hide the others
+                logger.warning("left out: %s", error)
+                continue
             rows.append({"run": directory.name} | hyperparameters(run.config) | run.summary)
     return pd.DataFrame(rows)

@@ -78,7 +78,7 @@ def train(
     for note in {corpus.note for corpus in corpora if corpus.note}:
         logger.warning(note)
     hashes = [corpus.content_hash for corpus in corpora]
-    fingerprint = config.fingerprint(corpora=hashes)
+    fingerprint = runs.run_fingerprint(config, hashes)
     names = [corpus.name for corpus in corpora]
     context = {"corpora": names, "corpus_hashes": hashes, "fingerprint": fingerprint}
     directory = runs.run_directory(config, fingerprint, runs_dir)

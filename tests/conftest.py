@@ -2,13 +2,13 @@
 
 import os
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network; read when the hub's package is imported
+
 import pytest
 import torch
 
 from picollm_core.config import KGramConfig, LSTMConfig, ModelConfig, TransformerConfig
 from picollm_core.models import LanguageModel, build_model
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
 
 VOCAB, BLOCK = 61, 24
 _SHAPE = {"vocab_size": VOCAB, "block_size": BLOCK, "n_embd": 16}
@@ -32,8 +32,9 @@ TINY: dict[str, ModelConfig] = {
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _two_threads() -> None:
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+def _one_thread() -> None:
+    """Tiny models gain nothing from a second thread, and lose much when another process wants the core."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(params=TINY, ids=str)

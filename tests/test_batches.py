@@ -154,7 +154,7 @@ def test_lines_start_after_end_of_text_and_their_end_is_scored_but_padding_is_no
 def test_every_line_comes_once_an_epoch():
     batches = LineBatches(make_store(range(2, 40)), block_size=50, batch_size=38)
     for _ in range(3):
-        idx, targets = batches.next_batch()
+        _, targets = batches.next_batch()
         assert len(set(targets[:, 0].tolist())) == 38
         assert int((targets != IGNORED).sum()) == sum(range(2, 40))
 

@@ -7,7 +7,7 @@ import pytest
 
 from picollm_core.config import RunConfig, TrainConfig
 from picollm_core.results import ResultStore, measurement_fingerprint
-from picollm_core.runs import HISTORY_COLUMNS, Run, hyperparameters
+from picollm_core.runs import HISTORY_COLUMNS, Run, hyperparameters, run_fingerprint
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def run() -> Run:
     rows = {name: [float(step) for step in range(1, 201)] for name in HISTORY_COLUMNS}
     history = pd.DataFrame(rows).assign(**hyperparameters(config))
     history.loc[history["step"] % 50 != 0, "val_loss"] = float("nan")
-    context = {"corpora": ["text"], "corpus_hashes": ["abc"], "fingerprint": config.fingerprint(corpora=["abc"])}
+    context = {"corpora": ["text"], "corpus_hashes": ["abc"], "fingerprint": run_fingerprint(config, ["abc"])}
     return Run(config, context, {"nll": 1.5}, {"greedy": "Once"}, history)
 
 

@@ -1,6 +1,7 @@
 """What every model must do, whichever family it belongs to."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -87,7 +88,7 @@ def test_any_split_with_carried_state_gives_the_same_hidden_states(tiny_config, 
         whole, _ = model.hidden(idx)
         for cuts in ([1], [BLOCK - 1], [3, 4, 17], list(range(1, BLOCK))):
             state, pieces = None, []
-            for start, end in zip([0, *cuts], [*cuts, BLOCK], strict=True):
+            for start, end in pairwise([0, *cuts, BLOCK]):
                 hidden, state = model.hidden(idx[:, start:end], state)
                 pieces.append(hidden)
             torch.testing.assert_close(torch.cat(pieces, dim=1), whole, rtol=tolerance, atol=tolerance)
@@ -102,7 +103,7 @@ def test_random_splits_with_carried_state_agree(cuts, kind):
     bounds = [0, *sorted(cuts), BLOCK]
     state, pieces = model.init_state(1), []
     with torch.no_grad():
-        for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+        for start, end in pairwise(bounds):
             hidden, state = model.hidden(idx[:, start:end], state)
             pieces.append(hidden)
         torch.testing.assert_close(torch.cat(pieces, dim=1), model.hidden(idx)[0], rtol=1e-5, atol=1e-5)
@@ -173,7 +174,9 @@ def test_one_batch_is_overfitted_below_five_hundredths_of_a_nat(tiny_config):
     model = build_model(tiny_config)
     idx = tokens(2, 13)
     if isinstance(tiny_config, KGramConfig):  # contexts of k tokens must determine the next token
-        idx = torch.stack([torch.randperm(VOCAB, generator=torch.Generator().manual_seed(0))[:26][i::2] for i in (0, 1)])
+        idx = torch.stack(
+            [torch.randperm(VOCAB, generator=torch.Generator().manual_seed(0))[:26][i::2] for i in (0, 1)]
+        )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
     for _ in range(350):
         loss = next_token_loss(model, idx[:, :-1], idx[:, 1:])

@@ -1,0 +1,111 @@
+"""Building blocks: RMSNorm as torch's, the MLPs as their formulas."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from picollm_core.config import TransformerConfig
+from picollm_core.models.layers import MLP, RMSNorm, build_norm, head_std
+
+C = 24
+
+
+def norms(dtype) -> tuple[RMSNorm, torch.nn.RMSNorm, torch.Tensor]:
+    """Ours and torch's with the same gain, and an input."""
+    generator = torch.Generator().manual_seed(0)
+    ours, torch_s = RMSNorm(C), torch.nn.RMSNorm(C, eps=1e-5)
+    with torch.no_grad():
+        for module in (ours, torch_s):
+            module.weight.copy_(torch.randn(C, generator=generator.manual_seed(1)))
+    x = torch.randn(5, 7, C, generator=generator)
+    return ours.to(dtype), torch_s.to(dtype), x.to(dtype).requires_grad_()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 2**-8)], ids=str
+)
+def test_rmsnorm_and_its_gradients_equal_torch_s(dtype, tolerance):
+    ours, torch_s, x = norms(dtype)
+    result, expected = ours(x), torch_s(x)
+    assert result.dtype == dtype
+    torch.testing.assert_close(result, expected, rtol=tolerance, atol=tolerance)
+    direction = torch.randn(x.shape).to(dtype)
+    wanted = torch.autograd.grad((expected * direction).sum(), (x, torch_s.weight))
+    for a, b in zip(torch.autograd.grad((result * direction).sum(), (x, ours.weight)), wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=4 * tolerance, atol=4 * tolerance * b.abs().max().item())
+
+
+def test_rmsnorm_of_bfloat16_has_statistics_in_float32():
+    ours, torch_s, x = norms(torch.bfloat16)
+    assert torch.equal(ours(x), torch_s(x))
+    large = torch.full((1, C), 6e4, dtype=torch.float16)  # its square overflows float16
+    assert torch.equal(RMSNorm(C).half()(large), torch.ones_like(large))
+
+
+def test_rmsnorm_is_its_formula_and_keeps_zeros_finite():
+    x = torch.tensor([[3.0, -4.0]], dtype=torch.float64)
+    expected = x / math.sqrt((9 + 16) / 2 + 1e-5)
+    torch.testing.assert_close(RMSNorm(2).double()(x), expected, rtol=1e-14, atol=0)
+    assert torch.equal(RMSNorm(2)(torch.zeros(1, 2)), torch.zeros(1, 2))
+
+
+def test_layernorm_has_a_gain_and_no_bias():
+    norm = build_norm("layer", C)
+    assert [name for name, _ in norm.named_parameters()] == ["weight"]
+    x = torch.randn(4, C)
+    expected = (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(norm(x), expected)
+    assert isinstance(build_norm("rms", C), RMSNorm)
+
+
+def mlp(activation: str, **changes) -> MLP:
+    torch.manual_seed(0)
+    return MLP(TransformerConfig(n_embd=C, activation=activation, **changes)).double()
+
+
+@pytest.mark.parametrize(("name", "function"), [("gelu", F.gelu), ("relu", F.relu), ("silu", F.silu)])
+def test_plain_mlp_is_two_matrices_around_an_activation(name, function):
+    module = mlp(name)
+    x = torch.randn(3, 5, C, dtype=torch.float64)
+    assert module.fc.weight.shape == (4 * C, C)
+    expected = function(x @ module.fc.weight.T) @ module.proj.weight.T
+    torch.testing.assert_close(module(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_swiglu_is_its_formula():
+    """Equation 6 of arXiv 2002.05202: (swish(x W) * (x V)) W2, with W and V stacked in one matrix."""
+    module = mlp("swiglu")
+    x = torch.randn(3, 5, C, dtype=torch.float64)
+    gate, up = module.fc.weight.chunk(2)
+    expected = ((x @ gate.T) * torch.sigmoid(x @ gate.T) * (x @ up.T)) @ module.proj.weight.T
+    torch.testing.assert_close(module(x), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("width", [24, 64, 384, 1000])
+def test_swiglu_has_the_parameters_of_the_plain_form_up_to_the_rounding_of_a_third(width):
+    counts = {}
+    for activation in ("gelu", "swiglu"):
+        with torch.device("meta"):
+            module = MLP(TransformerConfig(n_embd=width, activation=activation))
+        counts[activation] = sum(p.numel() for p in module.parameters())
+    assert counts["gelu"] == 8 * width * width
+    assert counts["swiglu"] == 3 * width * (8 * width // 3)
+    assert 0 <= counts["gelu"] - counts["swiglu"] < 3 * width
+
+
+def test_mlp_has_no_biases_and_drops_in_training_only():
+    module = mlp("gelu", dropout=0.5)
+    assert {p.ndim for p in module.parameters()} == {2}
+    x = torch.randn(3, C, dtype=torch.float64)
+    assert not torch.equal(module(x), module(x))
+    module.eval()
+    assert torch.equal(module(x), module(x))
+
+
+@pytest.mark.parametrize("width", [1, 32, 100, 256, 4096])
+def test_head_scale_costs_at_most_two_hundredths_of_a_nat_at_unit_hidden_scale(width):
+    assert head_std(width) <= 0.02
+    assert head_std(width) ** 2 * width / 2 <= 0.02 + 1e-12
+    assert head_std(32) == 0.02
