@@ -15,12 +15,19 @@ from picollm_core.models.base import LanguageModel
 
 IGNORE = -100  # a target that is not scored, as in torch.nn.functional.cross_entropy
 _CHUNK_BYTES = 16_000_000  # measured: smaller chunks waste the matrix product, larger ones fall out of the cache
+_WIDE, _WIDE_FACTOR = 128, 4  # above this width the products outweigh the softmax and want more rows at a time
 _UNDERFLOW = 1e-20  # below this a probability in low precision says too little about its logarithm
 
 
 def full_logits_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy of hidden (N, C) @ weight.T (V, C) against targets (N,): the truth for the chunked path."""
     return F.cross_entropy(hidden @ weight.T, targets)
+
+
+def _chunk_rows(weight: Tensor) -> int:
+    """How many rows of logits to hold at a time for a head `weight` (V, C)."""
+    budget = _CHUNK_BYTES * (_WIDE_FACTOR if weight.size(1) > _WIDE else 1)
+    return max(1, budget // (weight.size(0) * weight.element_size()))
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -34,10 +41,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, master_weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
         n, weight = targets.numel(), master_weight.to(dtype)
-        rows = max(1, _CHUNK_BYTES // (weight.size(0) * weight.element_size()))
+        rows, lowered = _chunk_rows(weight), dtype != master_weight.dtype
         grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(master_weight)
         nll = torch.zeros((), dtype=torch.float64 if dtype == torch.float64 else torch.float32, device=hidden.device)
         buffer = weight.new_empty(min(rows, n), weight.size(0))
+        product = torch.empty_like(weight) if lowered else weight  # one buffer for all chunks: fresh memory is slow
         for start in range(0, n, rows):
             h, target = hidden[start : start + rows].to(dtype), targets[start : start + rows, None]
             logits = torch.mm(h, weight.T, out=buffer[: len(h)])  # (rows, V)
@@ -50,18 +58,20 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 nll += exact + likelihood[lost].clamp_min(_UNDERFLOW).log().sum()
             grad.scatter_add_(1, target, torch.full_like(target, -1, dtype=grad.dtype))
             grad_hidden[start : start + rows] = grad @ weight
-            if dtype == master_weight.dtype:
-                grad_weight.addmm_(grad.T, h)
+            if lowered:
+                grad_weight += torch.mm(grad.T, h, out=product)
             else:
-                grad_weight += grad.T @ h
-        ctx.save_for_backward(grad_hidden.div_(n), grad_weight.div_(n))
+                grad_weight.addmm_(grad.T, h)
+        ctx.gradients = grad_hidden.div_(n), grad_weight.div_(n)
         return (nll / n).to(hidden.dtype if dtype == torch.float64 else torch.float32)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad_loss, grad_weight * grad_loss, None, None
+        if ctx.gradients is None:
+            raise RuntimeError("the chunked loss was already differentiated; compute the loss again")
+        (grad_hidden, grad_weight), ctx.gradients = ctx.gradients, None  # scaled in place, so they are given once
+        return grad_hidden.mul_(grad_loss), grad_weight.mul_(grad_loss), None, None
 
 
 def chunked_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -106,7 +116,7 @@ def token_nll(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, 
     at a time.
     """
     weight = weight if weight.dtype == torch.float64 else weight.float()
-    rows = max(1, _CHUNK_BYTES // (weight.size(0) * weight.element_size()))
+    rows = _chunk_rows(weight)
     nll = torch.empty(targets.shape, dtype=weight.dtype, device=hidden.device)
     correct = torch.empty_like(targets, dtype=torch.bool)
     with torch.autocast(hidden.device.type, enabled=False):

@@ -2,21 +2,24 @@
 
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import tiktoken
 from filelock import FileLock, Timeout
 
 from picollm_core.config import RunConfig
 from picollm_core.models import LanguageModel
 from picollm_core.tokenizers import load_tokenizer, tokenizer_hash
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +76,7 @@ class Run:
     context: dict[str, Any]
     summary: dict[str, Any]
     samples: dict[str, str]
-    history: pd.DataFrame
+    history: "pd.DataFrame"
     directory: Path | None = None
 
     @property
@@ -109,12 +112,14 @@ class Run:
             "context": self.context,
             "summary": self.summary,
             "samples": self.samples,
-            "history": {c: [None if pd.isna(v) else float(f"{v:.9g}") for v in rows[c]] for c in columns},
+            "history": {c: [None if math.isnan(v) else float(f"{v:.9g}") for v in rows[c]] for c in columns},
         }
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "Run":
         """Inverse of to_record, up to the thinned history."""
+        import pandas as pd
+
         config = RunConfig.from_dict(record["config"])
         history = _with_hyperparameters(pd.DataFrame(record["history"], dtype=float), config)
         return cls(config, record["context"], record["summary"], record["samples"], history)
@@ -126,7 +131,7 @@ HISTORY_COLUMNS = (
 )  # fmt: skip
 
 
-def _with_hyperparameters(history: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
+def _with_hyperparameters(history: "pd.DataFrame", config: RunConfig) -> "pd.DataFrame":
     """The history with the run's settings in every row; "learning_rate" stays what each update used."""
     flat = hyperparameters(config)
     settings = {name: value for name, value in flat.items() if name not in HISTORY_COLUMNS}
@@ -183,8 +188,10 @@ def load_run(directory: Path | str) -> Run:
     return Run(config, context, summary, samples, history, directory)
 
 
-def read_history(path: Path, last_step: int | None = None) -> pd.DataFrame:
+def read_history(path: Path, last_step: int | None = None) -> "pd.DataFrame":
     """The history file as a table, up to `last_step`; a half-written last line is left out."""
+    import pandas as pd  # slow to import, and not needed to train
+
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
@@ -195,8 +202,10 @@ def read_history(path: Path, last_step: int | None = None) -> pd.DataFrame:
     return table if last_step is None else table[table["step"] <= last_step]
 
 
-def run_table(runs_dir: Path | str = RUNS_DIR) -> pd.DataFrame:
+def run_table(runs_dir: Path | str = RUNS_DIR) -> "pd.DataFrame":
     """One row a finished run under `runs_dir`: hyperparameters, final figures, directory. Empty without runs."""
+    import pandas as pd  # slow to import, and needed only here
+
     rows = []
     for directory in sorted(Path(runs_dir).glob("*")):
         if (directory / CONFIG_FILE).is_file() and is_complete(directory):

@@ -2,10 +2,10 @@
 
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import tiktoken
 import torch
 from tqdm import tqdm
@@ -143,7 +143,7 @@ def _train_in(
 def _rewind(history: Path, step: int) -> None:
     """Drop what was logged after the checkpoint that training goes on from."""
     rows = runs.read_history(history, step)
-    lines = [json.dumps({k: v for k, v in row.items() if not pd.isna(v)}) for row in rows.to_dict("records")]
+    lines = [json.dumps({k: v for k, v in row.items() if not math.isnan(v)}) for row in rows.to_dict("records")]
     temporary = history.with_suffix(".tmp")
     temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     temporary.replace(history)
