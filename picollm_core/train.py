@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +151,9 @@ def _rewind(history: Path, step: int) -> None:
 
 
 def validation_texts(corpora: list[Corpus]) -> list[str]:
-    """The validation examples of all corpora. ValueError when there are none."""
-    texts = [text for corpus in corpora for text in corpus.texts("validation")]
+    """The validation examples of all corpora in turn, so that the first few come from each. ValueError without any."""
+    rounds = zip_longest(*(corpus.texts("validation") for corpus in corpora))
+    texts = [text for texts in rounds for text in texts if text is not None]
     names = ", ".join(corpus.name for corpus in corpora)
     require(bool(texts), f"{names} has no validation examples; ask for a larger share, such as splits=(60, 20, 20)")
     return texts
