@@ -5,7 +5,6 @@ the process held when model and data were ready.
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +16,10 @@ import psutil
 from benchmarks.measuring import Row, compare, ratios, two_threads
 from benchmarks.training_steps import new_plain_step, new_trainer, zipf_store
 from picollm_core.presets import preset
+from picollm_core.speed import peak_memory_mb
 
 SIDES = ("plain", "float32", "bfloat16")
-STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+RESET = Path("/proc/self/clear_refs")
 
 
 def _reset_peak() -> None:
@@ -28,18 +28,6 @@ def _reset_peak() -> None:
         RESET.write_text("5")
     except OSError:
         return  # the record then reaches back to the start of the process, whose imports need less than a step
-
-
-def _peak() -> int:
-    """Greatest resident memory in bytes.
-
-    Linux keeps it a process image in VmHWM; ru_maxrss, read elsewhere, starts there at what the parent held.
-    """
-    for line in STATUS.read_text().splitlines() if STATUS.is_file() else []:
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used if sys.platform == "darwin" else used * 1024
 
 
 def step_memory(name: str, side: str) -> int:
@@ -51,7 +39,7 @@ def step_memory(name: str, side: str) -> int:
     _reset_peak()
     for _ in range(2):
         step.advance()
-    return _peak() - before
+    return round(1e6 * peak_memory_mb()) - before
 
 
 def _in_own_process(name: str, side: str) -> float:

@@ -1,0 +1,59 @@
+"""How fast a configuration trains and how much memory it takes, measured in a process of its own."""
+
+import multiprocessing
+import re
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from picollm_core.batches import PackedBatches
+from picollm_core.config import RunConfig, require
+from picollm_core.models import build_model
+from picollm_core.token_store import TokenStore
+from picollm_core.trainer import Trainer, seeded
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process has held so far, in MB; where the system does not tell, what it holds now."""
+    status = Path("/proc/self/status")  # not getrusage, whose peak survives exec and so can be the parent's
+    if status.is_file():
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        if found:
+            return int(found[1]) * 1024 / 1e6
+    return psutil.Process().memory_info().rss / 1e6
+
+
+def _measure(config: RunConfig, updates: int) -> dict[str, float]:
+    """The child's part: warm-up, then the median over `updates`, on ids whose frequencies fall like 1 / rank."""
+    model, train = config.model, config.train
+    weights = 1 / np.arange(1, model.vocab_size + 1)
+    n_tokens = train.batch_size * model.block_size * 4 + 1
+    ids = np.random.default_rng(0).choice(model.vocab_size, n_tokens, p=weights / weights.sum()).astype(np.uint32)
+    batches = PackedBatches(
+        TokenStore(ids, np.array([0, n_tokens]), n_bytes=n_tokens), model.block_size, train.batch_size
+    )
+    with seeded(0):
+        trainer = Trainer(build_model(model), batches, train)
+    seconds = []
+    for _ in range(updates + 2):
+        started = time.perf_counter()
+        trainer.advance()
+        seconds.append(time.perf_counter() - started)
+    tokens = train.batch_size * model.block_size * train.grad_accumulation
+    return {"tokens_per_second": tokens / statistics.median(seconds[2:]), "peak_memory_mb": peak_memory_mb()}
+
+
+def training_speed(config: RunConfig, updates: int = 12) -> dict[str, float]:
+    """Tokens a second over whole updates (their median, two left out as warm-up) and the process's peak memory in MB.
+
+    The run's model, batch and precision with made-up tokens, since speed does not depend on what they say. A new
+    process keeps other work's memory out of the figure; torch itself is in it. Raises ValueError when updates < 1.
+    """
+    require(updates >= 1, f"updates is {updates}; it must be at least 1")
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(_measure, config, updates).result()
