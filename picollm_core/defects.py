@@ -58,8 +58,8 @@ def padding_experiment(steps: int, block_size: int, preset: str = "transformer-p
     """Train one model twice on the custom corpus, padded lines of GPT-2 tokens: padding left out, and padding scored.
 
     For "right" and "defect": `reported_loss`, the mean training loss of the last 10 updates, which is what a script
-    prints; `true_loss`, the evaluator's nats per real token on held-out lines; `greedy`, a continuation that goes on
-    past the end of text. `padding_share` is the share of the defect's targets that are padding.
+    prints; `true_loss`, the evaluator's nats per real token on held-out lines; `after_the_end`, what greedy choice
+    adds to a complete held-out line. `padding_share` is the share of the defect's targets that are padding.
     """
     tokenizer, corpus = load_tokenizer("gpt2"), load_corpus("custom", splits=(80, 20, 0))
     held_out = list(corpus.texts("validation"))
@@ -71,11 +71,12 @@ def padding_experiment(steps: int, block_size: int, preset: str = "transformer-p
             model = build_model(preset, vocab_size=tokenizer.n_vocab, block_size=block_size)
             trainer = Trainer(model, ScoredPadding(batches, block_size) if arm == "defect" else batches, config)
             losses = [trainer.advance()["loss"] for _ in range(steps)]
-        prompt = "The lighthouse"
+        line = held_out[0]
+        text = generate(model, tokenizer, line, max_new_tokens=12, temperature=0.0, stop_at_eot=False)
         found[arm] = {
             "reported_loss": sum(losses[-10:]) / len(losses[-10:]),
             "true_loss": evaluate(model, tokenizer, held_out, n_bootstrap=1).nll,
-            "greedy": generate(model, tokenizer, prompt, max_new_tokens=60, temperature=0.0, stop_at_eot=False),
+            "after_the_end": text[len(line) :],
         }
     padded = ScoredPadding(make_batches([corpus], (1.0,), tokenizer, block_size, config.batch_size, seed), block_size)
     targets = torch.cat([padded.next_batch()[1].flatten() for _ in range(20)])

@@ -20,7 +20,7 @@ from picollm_core.kneser_ney import KneserNey
 from picollm_core.presets import run_config
 from picollm_core.profiles import Profile, setup_notebook
 from picollm_core.results import ResultStore
-from picollm_core.runs import RUNS_DIR, Run, is_complete, load_run, run_directory
+from picollm_core.runs import RUNS_DIR, Run, is_complete, load_run, run_directory, thin_history
 from picollm_core.token_store import token_store
 from picollm_core.train import load_data, train, validation_texts
 
@@ -151,8 +151,8 @@ def token_pieces(text: str, tokenizer: tiktoken.Encoding) -> list[str]:
 def history_table(
     runs: dict[str, Run], columns: tuple[str, ...] = ("step", "tokens", "loss", "val_loss")
 ) -> pd.DataFrame:
-    """The histories of several runs under each other, with columns `run` and `family`."""
-    parts = [run.history[list(columns)].assign(run=name, family=run.family) for name, run in runs.items()]
+    """The thinned histories of several runs under each other, with columns `run` and `family`."""
+    parts = [thin_history(run.history)[list(columns)].assign(run=name, family=run.family) for name, run in runs.items()]
     return pd.concat(parts, ignore_index=True)
 
 

@@ -102,7 +102,14 @@ def plot_loss_curves(
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         if len(measured) == 2:
             proxies = [Line2D([], [], color=INK, lw=3), Line2D([], [], color=INK, lw=1.2, alpha=0.5)]
-            axes.legend(proxies, ["held-out text", "training batch"], loc="upper right")
+            axes.legend(
+                proxies,
+                ["held-out text", "training batch"],
+                loc="upper right",
+                frameon=True,
+                framealpha=0.9,
+                edgecolor="none",
+            )
         elif measured == ["loss"]:
             axes.set_ylabel("loss of the training batch (nats per token)")
     return figure

@@ -64,6 +64,21 @@ def hyperparameters(config: RunConfig) -> dict[str, Any]:
     return {name: "+".join(map(str, v)) if isinstance(v, list) else v for name, v in flat.items()}
 
 
+def thin_history(history: "pd.DataFrame", points: int = 60) -> "pd.DataFrame":
+    """About `points` rows of a history, and every row with an evaluation; thinning again changes nothing.
+
+    A row that stays has the mean training loss of itself and the rows dropped before it, so the noise is thinned too.
+    """
+    if len(history) <= 3 * points:
+        return history
+    keep = history["val_loss"].notna()
+    keep.iloc[:: max(1, len(history) // points)] = True
+    keep.iloc[-1:] = True
+    group = keep.shift(fill_value=False).cumsum()  # rows up to and including one that stays
+    means = history.groupby(group)["loss"].mean()
+    return history[keep].assign(loss=means.to_numpy())
+
+
 @dataclass(frozen=True)
 class Run:
     """A run that has ended: what was asked, what was measured, and, where they are on disk, the weights.
@@ -102,11 +117,8 @@ class Run:
 
     def to_record(self, points: int = 60) -> dict[str, Any]:
         """JSON values of everything but the weights, the history thinned to about `points` rows plus evaluations."""
-        history = self.history
-        keep = history["val_loss"].notna()
-        keep.iloc[:: max(1, len(history) // points)] = True
-        columns = [c for c in history.columns if c in HISTORY_COLUMNS]
-        rows = history.loc[keep, columns]
+        rows = thin_history(self.history, points)
+        columns = [c for c in rows.columns if c in HISTORY_COLUMNS]
         return {
             "config": self.config.to_dict(),
             "context": self.context,

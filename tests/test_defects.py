@@ -47,4 +47,4 @@ def test_scored_padding_reports_a_lower_loss_than_the_true_one():
     reported = {arm: found[arm]["reported_loss"] for arm in ("right", "defect")}
     assert reported["defect"] < reported["right"]
     assert found["defect"]["true_loss"] > found["defect"]["reported_loss"]
-    assert found["right"]["greedy"].startswith("The lighthouse")
+    assert all(found[arm]["after_the_end"] for arm in ("right", "defect"))

@@ -1,13 +1,14 @@
 """Committed results are found by fingerprint and by nothing else."""
 
 import dataclasses
+from itertools import pairwise
 
 import pandas as pd
 import pytest
 
 from picollm_core.config import RunConfig, TrainConfig
 from picollm_core.results import ResultStore, measurement_fingerprint
-from picollm_core.runs import HISTORY_COLUMNS, Run, hyperparameters, run_fingerprint
+from picollm_core.runs import HISTORY_COLUMNS, Run, hyperparameters, run_fingerprint, thin_history
 
 
 @pytest.fixture
@@ -78,3 +79,13 @@ def test_a_broken_record_is_named(tmp_path, run):
     path.write_text(path.read_text()[:100])
     with pytest.raises(ValueError, match=path.name):
         store.find_run(run.config, ["abc"])
+
+
+def test_thinning_keeps_every_evaluation_averages_the_rest_and_changes_nothing_when_repeated(run):
+    thin = thin_history(run.history)
+    assert list(thin["val_loss"].dropna()) == [50.0, 100.0, 150.0, 200.0]
+    assert 50 < len(thin) < 100
+    steps = [0.0, *thin["step"]]
+    means = [(low + 1 + high) / 2 for low, high in pairwise(steps)]  # the loss at step n is n
+    assert list(thin["loss"]) == pytest.approx(means)
+    assert thin_history(thin).equals(thin)
