@@ -36,10 +36,10 @@ def test_committed_notebook_is_clean_and_has_outputs_without_errors(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_has_the_common_form(path):
     cells = read(path).cells
-    assert 12 <= len(cells) <= 24
+    assert 12 <= len(cells) <= 20
     assert cells[0].source.startswith("# ")
     assert cells[-1].source.startswith("## What you may be asked")
-    assert any(cell.source.startswith("## Answer") for cell in cells)
+    assert any("## Answer" in cell.source for cell in cells)
     definitions = [n for c in code_cells(path) for n in ast.walk(ast.parse(c.source)) if isinstance(n, ast.ClassDef)]
     assert not definitions
 
