@@ -1,9 +1,10 @@
 """What a notebook works with: its profile, cached training, recorded measurements, saved figures."""
 
+import logging
 import os
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from picollm_core.kneser_ney import KneserNey
 from picollm_core.presets import run_config
 from picollm_core.profiles import Profile, setup_notebook
 from picollm_core.results import ResultStore
-from picollm_core.runs import RUNS_DIR, Run, is_complete, load_run, run_directory, thin_history
+from picollm_core.runs import RUNS_DIR, Run, is_complete, run_directory, thin_history
 from picollm_core.token_store import token_store
 from picollm_core.train import load_data, train, validation_texts
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(repr=False)
@@ -36,6 +39,7 @@ class Lab:
     profile: Profile
     refresh: bool = False
     redrawn: int = field(default=0, init=False)
+    told: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         committed = ResultStore()
@@ -63,18 +67,26 @@ class Lab:
             recorded = self.store.find_run(config, [corpus.content_hash for corpus in corpora])
             if recorded is None and any(corpus.note for corpus in corpora):
                 recorded = self.committed.find_run_elsewhere(config)
+                self._tell_origin(recorded)
             if recorded is not None:
                 self.redrawn += 1
                 return self._with_weights(recorded)
         run = train(config, refresh=self.refresh)
         self.store.save_run(run)
-        return run
+        return self._with_weights(Run.from_record(run.to_record()))  # the same figures now and when redrawn
 
     @staticmethod
     def _with_weights(recorded: Run) -> Run:
-        """The full run where its weights are still on this machine, else the record."""
+        """The record, which knows its directory where the weights are still on this machine."""
         directory = run_directory(recorded.config, recorded.fingerprint)
-        return load_run(directory) if is_complete(directory) else recorded
+        return replace(recorded, directory=directory) if is_complete(directory) else recorded
+
+    def _tell_origin(self, recorded: Run | None) -> None:
+        """Say once that results come from the committed record of a text that is not here."""
+        if recorded is not None and not self.told:
+            self.told = True
+            corpora = ", ".join(recorded.context["corpora"])
+            logger.warning("redrawn from the committed record on %s, which is not on this machine", corpora)
 
     def measure(self, name: str, compute: Callable[[], Any], **parameters: Any) -> Any:
         """The recorded value of `compute()` for these parameters and this profile, else computed and recorded now.

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pandas as pd
 import pytest
 
 from picollm_core.config import DataConfig, TrainConfig
@@ -81,3 +82,22 @@ def test_floors_fall_with_the_order_and_have_every_unit(lab):
 def test_the_environment_and_token_tables_say_what_a_reader_needs():
     assert {"python", "torch", "device", "matrix products in"} < set(environment_table().index)
     assert token_pieces("Once upon", load_tokenizer("stories-4k")) == ["Once", "␣upon"]
+
+
+def test_a_record_made_with_real_stories_is_redrawn_where_they_are_not_and_says_so(lab, tmp_path, monkeypatch, caplog):
+    stories = tmp_path / "stories"
+    stories.mkdir()
+    texts = [f"Once there was a cat called Tom{n} who had {n} hats and lost them all one day." for n in range(330)]
+    pd.DataFrame({"text": texts[:300]}).to_parquet(stories / "train.parquet")
+    pd.DataFrame({"text": texts[300:]}).to_parquet(stories / "validation.parquet")
+    profile = dataclasses.replace(lab.profile, name="standard", data=DataConfig(n_stories=200))
+    monkeypatch.setenv("PICOLLM_TINYSTORIES", str(stories))
+    run = Lab(profile).train("lstm-pico", n_embd=8)
+    assert run.context["corpora"] == ["tinystories"]
+    monkeypatch.delenv("PICOLLM_TINYSTORIES")
+    RUNS_DIR.rename("elsewhere")
+    clone = Lab(profile)
+    again = clone.train("lstm-pico", n_embd=8)
+    assert again.fingerprint == run.fingerprint
+    assert again.history.equals(run.history)
+    assert "redrawn from the committed record on tinystories" in caplog.text
