@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import os
 import re
 import sys
 from dataclasses import dataclass, field
@@ -167,6 +168,9 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         status = _parse(arguments).run()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
     except (ValueError, RuntimeError, OSError) as error:
         print(f"picollm: {' '.join(str(error).split())}", file=sys.stderr)
         status = 2

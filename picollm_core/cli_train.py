@@ -21,6 +21,8 @@ class TrainCommand:
     """stories-4k or gpt2."""
     n_stories: int = 6_000
     """Size of the storyworld corpus."""
+    splits: tuple[float, float, float] | None = None
+    """Shares of train, validation and test, such as 60 40 0; left out, the corpus's own, else 98 1 1."""
     prompt: str = "Once upon a time"
     """What the samples continue."""
 
@@ -86,7 +88,8 @@ class TrainCommand:
             require(self.max_steps_per_epoch >= 1, f"max_steps_per_epoch is {self.max_steps_per_epoch}; at least 1")
             epochs = self.train.epochs if self.train.epochs != TrainConfig.epochs else 3
             train = train.replace(max_steps=max(1, round(self.max_steps_per_epoch * epochs)))
-        shared = {"tokenizer": self.tokenizer, "n_stories": self.n_stories, "prompt": self.prompt} | self._sources()
+        shared: dict[str, Any] = {"tokenizer": self.tokenizer, "n_stories": self.n_stories, "prompt": self.prompt}
+        shared |= {"splits": self.splits} | self._sources()
         presets = [preset(name) for name in self.models]
         named = [setting.partition("=")[0] for setting in self.options]
         known = {name for config in presets for name in config.__dataclass_fields__}

@@ -75,11 +75,13 @@ def test_own_text_is_mixed_limited_and_weighted(folder):
     (folder / "more").mkdir()
     (folder / "more" / "a.txt").write_text("one two three\n" * 3)
     flags = ["--input-files", "numbers.txt", "--input-dir", "more", "--tinystories-weight", "0.25"]
+    flags += ["--splits", "60", "40", "0"]
     command = cli._parse(["train", *flags, "--limit-custom-examples", "60", "--models", "lstm-pico"])
     (config,) = command.configs()
     assert config.data.corpus == ("auto", "numbers.txt", "more")
     assert config.data.weights == (0.25, 0.375, 0.375)
     assert config.data.limit == (None, 60, 60)
+    assert config.data.splits == (60.0, 40.0, 0.0)
 
 
 def test_model_settings_reach_the_families_that_have_them():
