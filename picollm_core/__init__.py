@@ -3,7 +3,7 @@
     import picollm_core as pico
 
     run = pico.train("transformer-pico", corpus="storyworld", max_steps=200)
-    print(pico.generate(run.load_model(), run.load_tokenizer(), "Once upon a time", top_p=0.9))
+    text = pico.generate(run.load_model(), run.load_tokenizer(), "Once upon a time", top_p=0.9)
 
 The functions below stand for the whole package; everything else is reached through its module.
 """

@@ -8,6 +8,7 @@ B batch, T time. Targets that must not be scored are IGNORED (-100).
 """
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -50,7 +51,7 @@ class Batches(Protocol):
         """Raises ValueError when the state belongs to other data or another seed."""
 
 
-class _ShuffledRows:
+class _ShuffledRows(ABC):
     """Rows 0..n_rows-1 in an order drawn anew for each epoch from (seed, epoch), and the position in that sequence."""
 
     def __init__(self, store: TokenStore, n_rows: int, batch_size: int, seed: int) -> None:
@@ -75,8 +76,9 @@ class _ShuffledRows:
             count -= parts[-1].size
         return np.concatenate(parts)
 
+    @abstractmethod
     def _gather(self, rows: np.ndarray) -> Rows:
-        raise NotImplementedError
+        """The rows of these numbers as idx and targets."""
 
     def take(self, count: int) -> Rows:
         """The next `count` rows as idx and targets, int64 (count, T)."""

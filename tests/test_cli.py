@@ -71,27 +71,6 @@ def test_a_finished_run_can_be_sampled_evaluated_and_listed(folder, capsys):
     assert "numbers.txt" in out
 
 
-def test_own_text_is_mixed_limited_and_weighted(folder):
-    (folder / "more").mkdir()
-    (folder / "more" / "a.txt").write_text("one two three\n" * 3)
-    flags = ["--input-files", "numbers.txt", "--input-dir", "more", "--tinystories-weight", "0.25"]
-    flags += ["--splits", "60", "40", "0"]
-    command = cli._parse(["train", *flags, "--limit-custom-examples", "60", "--models", "lstm-pico"])
-    (config,) = command.configs()
-    assert config.data.corpus == ("auto", "numbers.txt", "more")
-    assert config.data.weights == (0.25, 0.375, 0.375)
-    assert config.data.limit == (None, 60, 60)
-    assert config.data.splits == (60.0, 40.0, 0.0)
-
-
-def test_model_settings_reach_the_families_that_have_them():
-    command = cli._parse(["train", "--set", "position=rope", "k=2", "tied=false", "--num-inner-mlp-layers", "2"])
-    kgram, lstm, transformer = (config.model for config in command.configs())
-    assert (kgram.k, kgram.n_layer) == (2, 2)
-    assert lstm.tied is False
-    assert (transformer.position, transformer.tied, transformer.n_layer) == ("rope", False, 1)
-
-
 BAD = {
     "unknown preset": (["train", "--models", "lstm-huge"], "lstm-huge"),
     "unknown flag": (["train", "--nope", "1"], "--nope"),

@@ -12,7 +12,7 @@ import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
 
-from picollm_core import tokenizers, train_tokenizer
+from picollm_core import tokenizers
 from picollm_core.corpora import load_corpus
 from picollm_core.tokenizers import END_OF_TEXT, load_tokenizer, token_bytes, tokenizer_hash
 
@@ -177,28 +177,6 @@ def test_gpt2_equals_tiktokens_own():
     text = " ".join(STORIES) + " naïve “quotes” 12345\t\t x   \n"
     assert own.encode_ordinary(text) == reference.encode_ordinary(text)
     assert (own.n_vocab, own.eot_token) == (50_257, 50_256)
-
-
-def test_trained_vocabulary_encodes_as_hugging_face_does(tmp_path):
-    pytest.importorskip("tokenizers")
-    trained = train_tokenizer.train_bpe(STORIES, vocab_size=280)
-    ranks = train_tokenizer.to_ranks(trained)
-    assert list(ranks)[:256] == [bytes([b]) for b in range(256)]
-    path = tmp_path / "small.tiktoken"
-    sha256 = train_tokenizer.write_ranks(ranks, path)
-    assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    encoding = tokenizers.build_encoding("small", tokenizers._parse_tiktoken(path.read_bytes()))
-    assert encoding.n_vocab == 280
-    alphabet = tokenizers.byte_alphabet()
-    for text in STORIES[:3]:
-        pieces = [bytes(alphabet[c] for c in token) for token in trained.encode(text).tokens]
-        assert encoding.decode_tokens_bytes(encoding.encode_ordinary(text)) == pieces
-
-
-def test_training_a_vocabulary_too_small_for_the_bytes_is_refused():
-    pytest.importorskip("tokenizers")
-    with pytest.raises(ValueError, match="vocab_size is 256"):
-        train_tokenizer.train_bpe(STORIES, vocab_size=256)
 
 
 @pytest.mark.skipif("PICOLLM_TINYSTORIES" not in os.environ, reason="needs the real stories")
