@@ -96,10 +96,26 @@ class Config:
         require(not unknown, f"{cls.__name__} has no {', '.join(unknown)}; known keys: {', '.join(sorted(known))}")
 
     def fingerprint(self, **context: Any) -> str:
-        """16 hex digits that name this configuration, `context` (such as a corpus hash) and RESULTS_VERSION."""
-        content = {"config": self.to_dict(), "context": context, "version": RESULTS_VERSION}
+        """16 hex digits that name this configuration, `context` (such as a corpus hash) and RESULTS_VERSION.
+
+        A field that stands at its default is left out, so a new field whose default is what was done before leaves
+        older results valid; changing a default therefore means raising RESULTS_VERSION, and a test holds them.
+        """
+        content = {"config": _chosen(self), "context": context, "version": RESULTS_VERSION}
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _chosen(config: Config) -> dict[str, Any]:
+    """What `config` says beyond its defaults, in plain JSON types; the family and nested configurations always."""
+    chosen: dict[str, Any] = {"family": family} if (family := getattr(type(config), "family", None)) else {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, Config):
+            chosen[field.name] = _chosen(value)
+        elif field.default is dataclasses.MISSING or value != field.default:
+            chosen[field.name] = _to_plain(value)
+    return chosen
 
 
 def _to_plain(value: Any) -> Any:

@@ -35,7 +35,7 @@ class ResultStore:
 
     def save_run(self, run: Run) -> None:
         """Keep everything but the weights of a finished run."""
-        write_json(self._run_path(run.fingerprint), run.to_record())
+        write_json(self._run_path(run.fingerprint), run.to_record(), indent=None)
 
     def find_run(self, config: RunConfig, corpus_hashes: list[str]) -> Run | None:
         """The recorded run of this configuration on these texts, or None."""
@@ -50,7 +50,7 @@ class ResultStore:
         for path in sorted(self.folder.glob("runs/*.json")):
             record = read_json(path)
             hashes = record["context"]["corpus_hashes"]
-            if record["config"] == config.to_dict() and path.stem == run_fingerprint(config, hashes):
+            if RunConfig.from_dict(record["config"]) == config and path.stem == run_fingerprint(config, hashes):
                 return Run.from_record(record)
         return None
 

@@ -33,12 +33,12 @@ CHECKPOINT_FILE, HISTORY_FILE, CONFIG_FILE, SUMMARY_FILE = (
 MODEL_DIR = "model"
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
     """Write `value` as JSON, atomically: readers see the old file or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -122,9 +122,9 @@ class Run:
         return {
             "config": self.config.to_dict(),
             "context": self.context,
-            "summary": self.summary,
+            "summary": self.summary | {"per_position": [round(v, 4) for v in self.summary.get("per_position", [])]},
             "samples": self.samples,
-            "history": {c: [None if math.isnan(v) else float(f"{v:.9g}") for v in rows[c]] for c in columns},
+            "history": {c: [None if math.isnan(v) else float(f"{v:.6g}") for v in rows[c]] for c in columns},
         }
 
     @classmethod

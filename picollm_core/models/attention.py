@@ -97,6 +97,7 @@ class CausalSelfAttention(nn.Module):
         self.head_width = config.n_embd // config.n_head
         self.qkv = nn.Linear(config.n_embd, (self.n_head + 2 * self.n_kv_head) * self.head_width, bias=False)
         self.proj = nn.Linear(config.n_embd, config.n_embd, bias=False)
+        self.qk_norm = config.qk_norm
         self.weight_dropout = config.dropout
         self.dropout = nn.Dropout(config.dropout)
 
@@ -109,6 +110,8 @@ class CausalSelfAttention(nn.Module):
         """x (B, T, C) that follows `cache`; `angles` are RoPE's cos and sin (T, D) or None. Returns (B, T, C)."""
         heads = self.qkv(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)  # (B, H + 2 Hkv, T, D)
         q, k, v = heads.split([self.n_head, self.n_kv_head, self.n_kv_head], dim=1)
+        if self.qk_norm:
+            q, k = (F.rms_norm(x, (self.head_width,)) for x in (q, k))
         if angles is not None:
             q, k = rotate(q, *angles), rotate(k, *angles)
         cache = cache.append(k, v)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from picollm_core.config import TransformerConfig
-from picollm_core.models.layers import MLP, RMSNorm, build_norm, head_std
+from picollm_core.models.layers import ACTIVATIONS, MLP, RMSNorm, build_norm, head_std
 
 C = 24
 
@@ -21,6 +21,11 @@ def norms(dtype) -> tuple[RMSNorm, torch.nn.RMSNorm, torch.Tensor]:
             module.weight.copy_(torch.randn(C, generator=generator.manual_seed(1)))
     x = torch.randn(5, 7, C, generator=generator)
     return ours.to(dtype), torch_s.to(dtype), x.to(dtype).requires_grad_()
+
+
+def test_squared_relu_is_the_square_of_what_is_positive():
+    x = torch.tensor([-2.0, 0.0, 0.5, 3.0])
+    assert torch.equal(ACTIVATIONS["relu2"](x), torch.tensor([0.0, 0.0, 0.25, 9.0]))
 
 
 @pytest.mark.parametrize(
