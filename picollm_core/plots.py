@@ -39,6 +39,7 @@ X_LABELS = {"tokens": "training tokens", "step": "optimiser steps", "seconds": "
 
 
 def _require_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Raise ValueError unless `table` has all `columns` and at least one row."""
     missing = [name for name in columns if name not in table.columns]
     if missing:
         raise ValueError(f"the table has no column {', '.join(missing)}; it has {', '.join(map(str, table.columns))}")
@@ -47,6 +48,7 @@ def _require_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
 
 
 def _draw_floors(axes: Axes, floors: Mapping[str, float]) -> list[EndLabel]:
+    """A dashed line across the axes at each value of `floors`, and the labels that name them."""
     edge = axes.get_xlim()[1]
     for value in floors.values():
         axes.axhline(value, color=QUIET, linestyle=(0, (5, 4)), linewidth=1.8, zorder=1.5)

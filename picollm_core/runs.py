@@ -119,12 +119,13 @@ class Run:
         """JSON values of everything but the weights, the history thinned to about `points` rows plus evaluations."""
         rows = thin_history(self.history, points)
         columns = [c for c in rows.columns if c in HISTORY_COLUMNS]
+        digits = {"step": 15, "tokens": 15}  # counts stay exact
         return {
             "config": self.config.to_dict(),
             "context": self.context,
-            "summary": self.summary | {"per_position": [round(v, 4) for v in self.summary.get("per_position", [])]},
+            "summary": {k: [round(x, 4) for x in v] if k == "per_position" else v for k, v in self.summary.items()},
             "samples": self.samples,
-            "history": {c: [None if math.isnan(v) else float(f"{v:.6g}") for v in rows[c]] for c in columns},
+            "history": {c: [None if math.isnan(v) else float(f"{v:.{digits.get(c, 6)}g}") for v in rows[c]] for c in columns},
         }
 
     @classmethod

@@ -234,7 +234,7 @@ def _prepare(sampling: SamplingConfig | None, max_new_tokens: int, overrides: di
     return (sampling or SamplingConfig()).replace(**overrides)
 
 
-def generate_batch(
+def continue_batch(
     model: LanguageModel,
     tokenizer: tiktoken.Encoding,
     prompts: Sequence[str],
@@ -244,20 +244,12 @@ def generate_batch(
     seed: int = 0,
     stop_at_eot: bool = True,
     **overrides: Any,
-) -> list[str]:
-    """Each prompt with its continuation of at most `max_new_tokens` tokens, in the order of `prompts`.
-
-    Row r draws from its own generator, seeded with seed + r: `generate` with that seed gives the same text. A prompt is
-    plain text ("<|endoftext|>" in it too) and is put after one end-of-text token, as a story begins in training. The
-    prefix is never computed again, except that a model with a context limit starts afresh from its newest limit // 2
-    tokens whenever its state is full. With stop_at_eot a text ends before its first end-of-text token.
-    `overrides` replace fields of `sampling`. Raises ValueError for an empty prompt, one longer than the window,
-    max_new_tokens < 1, unknown or invalid sampling fields, and a tokenizer of another size than the model's vocabulary.
-    """
+) -> list[list[int]]:
+    """The ids of each prompt's continuation alone, of which `generate_batch` makes text; it says the rest."""
     require(not isinstance(prompts, str), "prompts is one string; give a list of strings, or call generate")
     sampling = _prepare(sampling, max_new_tokens, overrides)
     encoded = [encode_prompt(model, tokenizer, prompt) for prompt in prompts]
-    texts = list(prompts)
+    continued: list[list[int]] = [[] for _ in prompts]
     with evaluation_mode(model):
         for length in sorted({len(ids) for ids in encoded}):
             rows = [row for row, ids in enumerate(encoded) if len(ids) == length]
@@ -270,8 +262,28 @@ def generate_batch(
                     break
             for row, ids in zip(rows, batch.tokens[:, length:].tolist(), strict=True):
                 end = ids.index(tokenizer.eot_token) if stop_at_eot and tokenizer.eot_token in ids else len(ids)
-                texts[row] += tokenizer.decode(ids[:end])
-    return texts
+                continued[row] = ids[:end]
+    return continued
+
+
+def generate_batch(
+    model: LanguageModel,
+    tokenizer: tiktoken.Encoding,
+    prompts: Sequence[str],
+    **options: Any,
+) -> list[str]:
+    """Each prompt with its continuation of at most `max_new_tokens` tokens, in the order of `prompts`.
+
+    `options` are those of `generate`. Row r draws from its own generator, seeded with seed + r: `generate` with that
+    seed gives the same text. A prompt is plain text ("<|endoftext|>" in it too) and is put after one end-of-text token,
+    as a story begins in training. The prefix is never computed again, except that a model with a context limit starts
+    afresh from its newest limit // 2 tokens whenever its state is full. With stop_at_eot a text ends before its first
+    end-of-text token. Fields of SamplingConfig among the options replace those of `sampling`. Raises ValueError for
+    an empty prompt, one longer than the window, max_new_tokens < 1, unknown or invalid sampling fields, and a tokenizer
+    of another size than the model's vocabulary.
+    """
+    continued = continue_batch(model, tokenizer, prompts, **options)
+    return [prompt + tokenizer.decode(ids) for prompt, ids in zip(prompts, continued, strict=True)]
 
 
 def generate(

@@ -16,16 +16,22 @@ def causal_mask(n_query: int, n_key: int, device: torch.device) -> Tensor:
     return torch.ones(n_query, n_key, dtype=torch.bool, device=device).tril(n_key - n_query)
 
 
+def attention_weights(q: Tensor, k: Tensor) -> Tensor:
+    """Causal softmax weights (B, H, Tq, Tk) of queries q (B, H, Tq, D) on keys k (B, Hkv, Tk, D), Hkv dividing H.
+
+    Every row sums to 1, and later keys have exactly 0 (Vaswani et al. 2017, eq. 1).
+    """
+    k = k.repeat_interleave(q.size(1) // k.size(1), dim=1)
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # (B, H, Tq, Tk)
+    return scores.masked_fill(~causal_mask(q.size(-2), k.size(-2), q.device), -math.inf).softmax(dim=-1)
+
+
 def reference_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Causal softmax attention as the formula has it (Vaswani et al. 2017, eq. 1); the truth for the fast path.
 
     q is (B, H, Tq, D); k and v are (B, Hkv, Tk, D) with Hkv dividing H; returns (B, H, Tq, D).
     """
-    repeats = q.size(1) // k.size(1)
-    k, v = k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)
-    scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # (B, H, Tq, Tk)
-    scores = scores.masked_fill(~causal_mask(q.size(-2), k.size(-2), q.device), -math.inf)
-    return scores.softmax(dim=-1) @ v
+    return attention_weights(q, k) @ v.repeat_interleave(q.size(1) // v.size(1), dim=1)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
@@ -106,14 +112,19 @@ class CausalSelfAttention(nn.Module):
         nothing = self.proj.weight.new_empty(batch_size, self.n_kv_head, 0, self.head_width)
         return KVCache(nothing, nothing, 0, [0])
 
-    def forward(self, x: Tensor, cache: KVCache, angles: tuple[Tensor, Tensor] | None) -> tuple[Tensor, KVCache]:
-        """x (B, T, C) that follows `cache`; `angles` are RoPE's cos and sin (T, D) or None. Returns (B, T, C)."""
+    def project(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, T, D), keys and values (B, Hkv, T, D) of x (B, T, C), normalised and rotated as configured."""
         heads = self.qkv(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)  # (B, H + 2 Hkv, T, D)
         q, k, v = heads.split([self.n_head, self.n_kv_head, self.n_kv_head], dim=1)
         if self.qk_norm:
             q, k = (F.rms_norm(x, (self.head_width,)) for x in (q, k))
         if angles is not None:
             q, k = rotate(q, *angles), rotate(k, *angles)
+        return q, k, v
+
+    def forward(self, x: Tensor, cache: KVCache, angles: tuple[Tensor, Tensor] | None) -> tuple[Tensor, KVCache]:
+        """x (B, T, C) that follows `cache`; `angles` are RoPE's cos and sin (T, D) or None. Returns (B, T, C)."""
+        q, k, v = self.project(x, angles)
         cache = cache.append(k, v)
         dropout = self.weight_dropout if self.training else 0.0
         y = causal_attention(q, cache.keys_seen, cache.values_seen, dropout)  # (B, H, T, D)
