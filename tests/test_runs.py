@@ -247,7 +247,7 @@ def test_a_record_holds_everything_but_the_weights(tmp_path):
     assert set(again.history.columns) == set(run.history.columns)
     exact = [name for name in HISTORY_COLUMNS if name != "loss"]  # the loss is averaged over what was left out
     pd.testing.assert_frame_equal(
-        again.history[exact], run.history.loc[kept, exact].reset_index(drop=True), rtol=1e-8, check_dtype=False
+        again.history[exact], run.history.loc[kept, exact].reset_index(drop=True), rtol=1e-5, check_dtype=False
     )
 
 
