@@ -86,8 +86,6 @@ class TransformerConfig(ModelConfig):
     tied: bool = True
     qk_norm: bool = False
     """Queries and keys normalised to unit RMS before their product (Henry et al. 2020, arXiv 2010.04245)."""
-    bigram_rows: int = 0
-    """Rows of a hashed table of token pairs, added to the embedding; 0 is without."""
 
     def validate(self) -> None:
         super().validate()
@@ -105,7 +103,6 @@ class TransformerConfig(ModelConfig):
             self.position != "rope" or width % 2 == 0,
             f"rope rotates pairs, but n_embd={self.n_embd} over n_head={self.n_head} gives an odd head width, {width}",
         )
-        require(self.bigram_rows >= 0, f"bigram_rows is {self.bigram_rows}; it must be 0 (no table) or positive")
         require(self.rope_base > 1.0, f"rope_base is {self.rope_base}; it must exceed 1")
 
 

@@ -41,7 +41,6 @@ _MODELS: dict[str, tuple[ModelConfig, dict[str, Any]]] = {
             position="rope",
             qk_norm=True,
             activation="relu2",
-            bigram_rows=7_000,
         ),
         {"max_steps": 3_000, "optimizer": "muon", "learning_rate": 0.01, "schedule": "linear", "warmup_ratio": 0.05},
     ),

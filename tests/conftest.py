@@ -28,8 +28,8 @@ TINY: dict[str, ModelConfig] = {
     "transformer-nope-post": TransformerConfig(
         **_SHAPE, n_layer=2, n_head=2, position="none", norm="post", norm_kind="layer", activation="relu"
     ),
-    "transformer-bigrams": TransformerConfig(
-        **_SHAPE, n_layer=2, n_head=2, position="rope", activation="relu2", qk_norm=True, bigram_rows=97
+    "transformer-qk-norm": TransformerConfig(
+        **_SHAPE, n_layer=2, n_head=2, position="rope", activation="relu2", qk_norm=True
     ),
 }
 

@@ -203,7 +203,7 @@ def test_no_default_has_changed_since_the_results_were_measured():
         KGramConfig: [50_257, 256, 64, 1, 0.0, 3, "learned", "silu", 0],
         LSTMConfig: [50_257, 256, 64, 1, 0.0, False],
         TransformerConfig: [
-            *(50_257, 256, 64, 1, 0.0, 1, None, "absolute", 10_000.0, "pre", "rms", "gelu", True, False, 0)
+            *(50_257, 256, 64, 1, 0.0, 1, None, "absolute", 10_000.0, "pre", "rms", "gelu", True, False)
         ],
         DataConfig: [("auto",), (1.0,), None, "stories-4k", None, 6_000],
         TrainConfig: [

@@ -13,16 +13,13 @@ from picollm_core.models.layers import MLP, build_norm, head_std
 from picollm_core.models.positions import RotaryPositions
 
 INIT_STD = 0.02  # GPT-2
-NO_TOKEN = -1  # before the first token; its bigrams contribute exactly zero
-HASH_FACTOR = 36_313  # prime, so that pairs with the same first token spread over the table
 
 
 class TransformerState(NamedTuple):
-    """One cache a layer, how many tokens have been seen, and the last of them (what the bigram table needs)."""
+    """One cache a layer, and how many tokens have been seen."""
 
     length: int
     caches: tuple[KVCache, ...]
-    last: Tensor  # (B, 1), NO_TOKEN before the first
 
 
 class Block(nn.Module):
@@ -49,24 +46,6 @@ class Block(nn.Module):
         return self.norm_mlp(x + self.mlp(x)), cache
 
 
-class BigramTable(nn.Module):
-    """A vector for each pair of neighbouring tokens, (B, T) ids -> (B, T, C), through a hash into `rows` rows.
-
-    Pairs that share a row share its vector. The rows start at zero, so an untrained model is as without them.
-    A lookup costs almost nothing, which makes it cheap capacity on a CPU.
-    """
-
-    def __init__(self, rows: int, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(rows, width))
-
-    def forward(self, idx: Tensor, last: Tensor) -> Tensor:
-        """`last` (B, 1) is the token before idx[:, 0], NO_TOKEN where there is none."""
-        before = torch.cat([last, idx[:, :-1]], dim=1)  # (B, T)
-        vectors = nn.functional.embedding((before * HASH_FACTOR + idx) % self.weight.size(0), self.weight)
-        return vectors * (before >= 0).unsqueeze(-1).to(vectors.dtype)
-
-
 class Transformer(LanguageModel):
     """Embedding, blocks, final norm, head. The state is a key/value cache a layer.
 
@@ -81,7 +60,6 @@ class Transformer(LanguageModel):
         super().__init__(config)
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.positions = nn.Embedding(config.block_size, config.n_embd) if config.position == "absolute" else None
-        self.bigrams = BigramTable(config.bigram_rows, config.n_embd) if config.bigram_rows else None
         head_width = config.n_embd // config.n_head
         self.rope = RotaryPositions(head_width, config.rope_base) if config.position == "rope" else None
         self.blocks: list[Block] = nn.ModuleList(Block(config) for _ in range(config.n_layer))  # type: ignore[assignment]
@@ -97,7 +75,7 @@ class Transformer(LanguageModel):
         norm instead; either way the initial loss is within 0.05 nats of ln V.
         """
         for name, parameter in self.named_parameters():
-            if parameter.ndim == 2 and name != "bigrams.weight":
+            if parameter.ndim == 2:
                 residual = name.endswith("proj.weight")
                 nn.init.normal_(parameter, std=INIT_STD / math.sqrt(2 * self.config.n_layer) if residual else INIT_STD)
         if self.config.tied:
@@ -111,9 +89,7 @@ class Transformer(LanguageModel):
         return self.config.block_size
 
     def init_state(self, batch_size: int) -> TransformerState:
-        caches = tuple(block.attention.empty_cache(batch_size) for block in self.blocks)
-        last = torch.full((batch_size, 1), NO_TOKEN, dtype=torch.long, device=self.embedding.weight.device)
-        return TransformerState(0, caches, last)
+        return TransformerState(0, tuple(block.attention.empty_cache(batch_size) for block in self.blocks))
 
     def hidden(self, idx: Tensor, state: TransformerState | None = None) -> tuple[Tensor, TransformerState]:
         """As the contract; ValueError when learned positions run out."""
@@ -128,12 +104,10 @@ class Transformer(LanguageModel):
                     'shorten the input, or train with position="rope" or "none"'
                 )
             x = x + self.positions(torch.arange(start, start + length, device=idx.device))
-        if self.bigrams is not None:
-            x = x + self.bigrams(idx, state.last)
         x = self.dropout(x)
         angles = None if self.rope is None else self.rope.angles(start, length, x)
         caches = []
         for block, cache in zip(self.blocks, state.caches, strict=True):
             x, cache = block(x, cache, angles)
             caches.append(cache)
-        return self.norm(x), TransformerState(start + length, tuple(caches), idx[:, -1:])
+        return self.norm(x), TransformerState(start + length, tuple(caches))

@@ -9,7 +9,7 @@ from picollm_core.config import TransformerConfig
 from picollm_core.losses import next_token_loss
 from picollm_core.models import build_model
 from picollm_core.models.layers import head_std
-from picollm_core.models.transformer import HASH_FACTOR, INIT_STD, NO_TOKEN, BigramTable, Transformer
+from picollm_core.models.transformer import INIT_STD, Transformer
 
 V, C, T, LAYERS = 19, 16, 9, 3
 
@@ -152,26 +152,6 @@ def test_dropout_acts_in_training_only():
 def test_grouped_key_value_heads_save_exactly_their_rows():
     plain, grouped = transformer(n_head=4), transformer(n_head=4, n_kv_head=1)
     assert plain.num_parameters() - grouped.num_parameters() == LAYERS * 2 * 3 * (C // 4) * C
-
-
-def test_the_bigram_table_adds_the_row_of_each_pair_and_nothing_to_the_first_token():
-    table = BigramTable(7, C)
-    torch.nn.init.normal_(table.weight)
-    idx = torch.tensor([[3, 8, 3, 8], [9, 9, 9, 1]])
-    found = table(idx, torch.tensor([[NO_TOKEN], [4]]))
-    for row, before in ((0, [None, 3, 8, 3]), (1, [4, 9, 9, 9])):
-        for t, previous in enumerate(before):
-            token = int(idx[row, t])
-            expected = torch.zeros(C) if previous is None else table.weight[(previous * HASH_FACTOR + token) % 7]
-            assert torch.equal(found[row, t], expected)
-
-
-def test_untrained_bigrams_change_no_logit_and_the_trained_ones_do():
-    plain, with_table = transformer(position="rope"), transformer(position="rope", bigram_rows=31)
-    with_table.load_state_dict(plain.state_dict(), strict=False)
-    assert torch.equal(plain(tokens()), with_table(tokens()))
-    torch.nn.init.normal_(with_table.bigrams.weight)
-    assert not torch.allclose(plain(tokens()), with_table(tokens()))
 
 
 def test_normalised_queries_and_keys_make_attention_independent_of_their_scale():
