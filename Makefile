@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROFILE ?= quick
 
-.PHONY: install workbook test lint format lab bench clean
+.PHONY: install workbook figures deck test lint format lab bench clean
 
 install: $(STAMP)
 
@@ -13,11 +13,17 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torch==2.13.0"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[offline,test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[offline,slides,test]"
 	touch $(STAMP)
 
 workbook: install
 	$(BIN)/picollm workbook --profile $(PROFILE)
+
+figures: install
+	$(BIN)/picollm figures
+
+deck: install
+	$(BIN)/picollm deck
 
 test: install
 	$(BIN)/python -m pytest -q

@@ -1,4 +1,4 @@
-"""The `picollm` command: train, generate, evaluate, runs, workbook, bench."""
+"""The `picollm` command: train, generate, evaluate, runs, workbook, figures, deck, bench."""
 
 import contextlib
 import io
@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from picollm_core.cli_publish import DeckCommand, FiguresCommand
 from picollm_core.cli_train import TrainCommand
 from picollm_core.config import SamplingConfig
 
@@ -144,6 +145,8 @@ Command = (
     | Annotated[EvaluateCommand, tyro.conf.subcommand("evaluate")]
     | Annotated[RunsCommand, tyro.conf.subcommand("runs")]
     | Annotated[WorkbookCommand, tyro.conf.subcommand("workbook")]
+    | Annotated[FiguresCommand, tyro.conf.subcommand("figures")]
+    | Annotated[DeckCommand, tyro.conf.subcommand("deck")]
     | Annotated[BenchCommand, tyro.conf.subcommand("bench")]
 )
 

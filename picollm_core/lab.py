@@ -13,19 +13,23 @@ import tiktoken
 import torch
 from matplotlib.figure import Figure
 
-from picollm_core.config import ModelConfig, RunConfig
+from picollm_core.config import DataConfig, ModelConfig, RunConfig
 from picollm_core.corpora import Corpus
 from picollm_core.devices import device_name, pick_device, pick_precision
+from picollm_core.figure_index import FIGURES_DIR, describe_figure, record_figure
 from picollm_core.figure_style import save_figure
 from picollm_core.kneser_ney import KneserNey
 from picollm_core.presets import run_config
 from picollm_core.profiles import Profile, setup_notebook
-from picollm_core.results import ResultStore
+from picollm_core.results import REMEASURE, ResultStore
 from picollm_core.runs import RUNS_DIR, Run, is_complete, run_directory, thin_history
 from picollm_core.token_store import token_store
 from picollm_core.train import load_data, train, validation_texts
 
 logger = logging.getLogger(__name__)
+
+REDRAW = "PICOLLM_REDRAW"
+"""Environment variable of `picollm figures`: the folder to redraw the figures into, from committed results alone."""
 
 
 @dataclass(repr=False)
@@ -33,13 +37,17 @@ class Lab:
     """One notebook's access to everything it may compute or look up.
 
     Profiles other than "quick" record what they measure in artefacts/results, which is committed; "quick" keeps its
-    results with its runs, which are not. `refresh=True` computes everything anew.
+    results with its runs, which are not. `refresh=True` computes everything anew. With `redraw_into` nothing is
+    computed: what is not recorded raises ValueError, no text and no weights are looked for, and figures go there.
     """
 
     profile: Profile
     refresh: bool = False
+    redraw_into: Path | None = None
     redrawn: int = field(default=0, init=False)
     told: bool = field(default=False, init=False)
+    used: list[str] = field(default_factory=list, init=False)
+    opened: dict[DataConfig, list[Corpus]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         committed = ResultStore()
@@ -62,8 +70,21 @@ class Lab:
         the log says so.
         """
         config = self.config(model, **settings)
+        run = self._recorded_only(config) if self.redraw_into is not None else self._found_or_trained(config)
+        self.used.append(f"runs/{run.fingerprint}.json")
+        return run
+
+    def _recorded_only(self, config: RunConfig) -> Run:
+        recorded = self.committed.find_run_elsewhere(config)
+        if recorded is None:
+            model = f"{config.model.family}, {config.data.tokenizer}, seed {config.train.seed}"
+            raise ValueError(f"no record of a training run ({model}) in {self.committed.folder}; {REMEASURE}")
+        self.redrawn += 1
+        return recorded
+
+    def _found_or_trained(self, config: RunConfig) -> Run:
         if not self.refresh:
-            corpora = load_data(config.data)
+            corpora = self._corpora(config.data)
             recorded = self.store.find_run(config, [corpus.content_hash for corpus in corpora])
             if recorded is None and any(corpus.note for corpus in corpora):
                 recorded = self.committed.find_run_elsewhere(config)
@@ -74,6 +95,12 @@ class Lab:
         run = train(config, refresh=self.refresh)
         self.store.save_run(run)
         return self._with_weights(Run.from_record(run.to_record()))  # the same figures now and when redrawn
+
+    def _corpora(self, data: DataConfig) -> list[Corpus]:
+        """The texts of a configuration, opened once: many runs of a notebook ask for the same."""
+        if data not in self.opened:
+            self.opened[data] = load_data(data)
+        return self.opened[data]
 
     @staticmethod
     def _with_weights(recorded: Run) -> Run:
@@ -94,8 +121,16 @@ class Lab:
         `compute` takes nothing and returns JSON values; `parameters` names everything they depend on.
         """
         parameters = {"profile": self.profile.name} | parameters
-        value, old = self.store.measure(name, parameters, compute, self.refresh)
+
+        def missing() -> Any:
+            raise ValueError(f"no record of the measurement {name!r} in {self.store.folder}; {REMEASURE}")
+
+        if self.redraw_into is not None:
+            value, old = self.store.measure(name, parameters, missing)
+        else:
+            value, old = self.store.measure(name, parameters, compute, self.refresh)
         self.redrawn += old
+        self.used.append(f"measurements/{self.store.measurement_path(name, parameters).name}")
         return value
 
     def floors(self, run: Run, orders: tuple[int, ...] = (1, 2, 3, 4)) -> pd.DataFrame:
@@ -126,18 +161,20 @@ class Lab:
     def corpus(self, name: str | None = None) -> Corpus:
         """The profile's corpus, or another by name, at the profile's size."""
         data = self.profile.data
-        return load_data(data if name is None else data.replace(corpus=(name,), limit=None))[0]
+        return self._corpora(data if name is None else data.replace(corpus=(name,), limit=None))[0]
 
     def figure(self, figure: Figure, name: str) -> Figure:
-        """Save a figure as PNG, SVG and PDF and hand it back for the cell to show."""
-        folder = RUNS_DIR / "figures" if self.profile.name == "quick" else Path("artefacts/figures")
+        """Save a figure as PNG, SVG and PDF, enter it in the folder's index, and hand it back for the cell to show."""
+        folder = self.redraw_into or (RUNS_DIR / "figures" if self.profile.name == "quick" else FIGURES_DIR)
         save_figure(figure, name, folder)
+        record_figure(folder, describe_figure(figure, name, tuple(self.used)))
         return figure
 
 
 def open_lab(refresh: bool = False) -> Lab:
     """Prepare the notebook's process (see profiles.setup_notebook) and return its lab."""
-    return Lab(setup_notebook(), refresh)
+    profile, folder = setup_notebook(), os.environ.get(REDRAW)
+    return Lab(profile, refresh, Path(folder) if folder else None)
 
 
 def environment_table() -> pd.DataFrame:

@@ -200,7 +200,8 @@ def plot_bars(
                 fontweight="bold",
             )
         left, right = min(0.0, values.min(), ends.min()), max(0.0, values.max(), ends.max())
-        room = 0.12 * (right - left or 1.0)
+        longest = max(len(f"{value:{value_format}}") for value in values)
+        room = max(0.12, 0.03 * longest) * (right - left or 1.0)
         axes.set_xlim(left - room * (left < 0), right + room)
         axes.set_yticks(rows, [textwrap.fill(str(name), 28) for name in table[y]], parse_math=False)
         axes.set_ylim(len(table) - 0.4, -0.6)

@@ -1,7 +1,9 @@
 """Committed results: small JSON files that figures are redrawn from, found by fingerprint and by nothing else."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,21 @@ from picollm_core.config import RESULTS_VERSION, Config, RunConfig
 from picollm_core.runs import Run, read_json, run_fingerprint, safe_name, write_json
 
 RESULTS_DIR = Path("artefacts/results")
+REMEASURE = "run `picollm workbook --profile standard --write` to measure it"
+
+
+@contextmanager
+def _format_of(path: Path) -> Iterator[None]:
+    """Turn whatever reading a record of another format raises into a ValueError that says what to do."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a record of this version ({error}); delete it, then {REMEASURE}") from error
+
+
+def _read_run(path: Path) -> Run:
+    with _format_of(path):
+        return Run.from_record(read_json(path))
 
 
 @dataclass(frozen=True)
@@ -35,24 +52,44 @@ class ResultStore:
 
     def save_run(self, run: Run) -> None:
         """Keep everything but the weights of a finished run."""
+        self.__dict__.pop("_texts", None)
         write_json(self._run_path(run.fingerprint), run.to_record(), indent=None)
+
+    def load_run(self, fingerprint: str) -> Run:
+        """The recorded run of this fingerprint. Raises ValueError, with the way out, when there is no such record."""
+        path = self._run_path(fingerprint)
+        if not path.is_file():
+            raise ValueError(f"there is no record {path}; {REMEASURE}")
+        return _read_run(path)
 
     def find_run(self, config: RunConfig, corpus_hashes: list[str]) -> Run | None:
         """The recorded run of this configuration on these texts, or None."""
         path = self._run_path(run_fingerprint(config, corpus_hashes))
-        return Run.from_record(read_json(path)) if path.is_file() else None
+        return _read_run(path) if path.is_file() else None
 
     def find_run_elsewhere(self, config: RunConfig) -> Run | None:
         """A recorded run of this configuration on texts that are not at hand here, or None.
 
         The record's own fingerprint must follow from the configuration, the hashes it names and the present version.
         """
-        for path in sorted(self.folder.glob("runs/*.json")):
-            record = read_json(path)
-            hashes = record["context"]["corpus_hashes"]
-            if RunConfig.from_dict(record["config"]) == config and path.stem == run_fingerprint(config, hashes):
-                return Run.from_record(record)
+        for hashes in self._texts:
+            path = self._run_path(run_fingerprint(config, list(hashes)))
+            if path.is_file() and (run := _read_run(path)).config == config:
+                return run
         return None
+
+    @cached_property
+    def _texts(self) -> tuple[tuple[str, ...], ...]:
+        """The corpus hashes that the records name: many records, few texts, and read once."""
+        found = set()
+        for path in sorted(self.folder.glob("runs/*.json")):
+            with _format_of(path):
+                found.add(tuple(read_json(path)["context"]["corpus_hashes"]))
+        return tuple(sorted(found))
+
+    def measurement_path(self, name: str, parameters: dict[str, Any]) -> Path:
+        """The file of a measurement, there or not."""
+        return self.folder / "measurements" / f"{safe_name(name)}-{measurement_fingerprint(name, parameters)}.json"
 
     def measure(
         self, name: str, parameters: dict[str, Any], compute: Callable[[], Any], refresh: bool = False
@@ -61,9 +98,10 @@ class ResultStore:
 
         `compute` returns JSON values. `parameters` must hold everything the value depends on.
         """
-        path = self.folder / "measurements" / f"{safe_name(name)}-{measurement_fingerprint(name, parameters)}.json"
+        path = self.measurement_path(name, parameters)
         if path.is_file() and not refresh:
-            return read_json(path)["value"], True
+            with _format_of(path):
+                return read_json(path)["value"], True
         value = compute()
         write_json(path, {"name": name, "parameters": parameters, "version": RESULTS_VERSION, "value": value})
         return value, False

@@ -125,7 +125,9 @@ class Run:
             "context": self.context,
             "summary": {k: [round(x, 4) for x in v] if k == "per_position" else v for k, v in self.summary.items()},
             "samples": self.samples,
-            "history": {c: [None if math.isnan(v) else float(f"{v:.{digits.get(c, 6)}g}") for v in rows[c]] for c in columns},
+            "history": {
+                c: [None if math.isnan(v) else float(f"{v:.{digits.get(c, 6)}g}") for v in rows[c]] for c in columns
+            },
         }
 
     @classmethod

@@ -8,7 +8,7 @@ has to compare, it compares in float64; of equal logits the lower id counts as t
 import codecs
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import tiktoken
@@ -176,7 +176,7 @@ class Token:
     """One generated token. `text` is "" until the bytes so far make a whole character, and "" for the end of a text.
 
     `probability` and `rank` (1 is the likeliest) are the model's own, at temperature 1 before any truncation;
-    `nucleus_size` is the number of tokens that were left to draw from.
+    `nucleus_size` is the number of tokens that were left to draw from, `logits` (V,) the model's, untouched.
     """
 
     id: int
@@ -184,6 +184,7 @@ class Token:
     probability: float
     rank: int
     nucleus_size: int
+    logits: Tensor = field(repr=False, compare=False)
 
 
 class _Continuation:
@@ -341,6 +342,7 @@ def _stream_tokens(
             probability=float(torch.softmax(logits, -1, dtype=torch.float64)[chosen]),
             rank=int((logits > logits[chosen]).sum()) + 1,
             nucleus_size=int(nucleus_size),
+            logits=logits,
         )
         if ended:
             return

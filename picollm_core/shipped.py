@@ -35,14 +35,14 @@ _MODELS: dict[str, tuple[ModelConfig, dict[str, Any]]] = {
     ),
     "transformer": (
         TransformerConfig(
-            n_embd=192,
-            n_layer=4,
-            n_head=3,
+            n_embd=256,
+            n_layer=3,
+            n_head=4,
             position="rope",
             qk_norm=True,
             activation="relu2",
         ),
-        {"max_steps": 3_000, "optimizer": "muon", "learning_rate": 0.01, "schedule": "linear", "warmup_ratio": 0.05},
+        {"max_steps": 5_000, "optimizer": "muon", "learning_rate": 0.01, "schedule": "linear", "warmup_ratio": 0.05},
     ),
 }
 

@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,7 +96,7 @@ def _load(path: Path, strict: bool) -> _Loaded:
     return _Loaded(path, notebook, "")
 
 
-def _select(folder: Path, only: Sequence[str] | str | None) -> list[Path]:
+def select_notebooks(folder: Path, only: Sequence[str] | str | None) -> list[Path]:
     """The folder's notebooks in reading order; `only` keeps those named by number, stem or file name."""
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; name the folder that holds the notebooks")
@@ -181,7 +181,7 @@ def _write(notebook: NotebookNode, path: Path) -> None:
 
 
 def _run_one(
-    loaded: _Loaded, profile: str, root: Path, timeout: int, after_cell: Callable[[], object]
+    loaded: _Loaded, variables: Mapping[str, str], root: Path, timeout: int, after_cell: Callable[[], object]
 ) -> NotebookResult:
     """Execute a loaded notebook in place and tell how it went."""
     notebook, name, error, done = loaded.notebook, loaded.path.name, loaded.problem, 0
@@ -191,7 +191,7 @@ def _run_one(
             if cell.cell_type == "code":  # nothing of an earlier run may pass for this one's result
                 cell.outputs, cell.execution_count = [], None
         # PYDEVD...: the kernel's debugger would otherwise warn in every notebook about modules it cannot step into.
-        env = os.environ | {VARIABLE: profile, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+        env = os.environ | dict(variables) | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
         index, stopped = asyncio.run(_execute(notebook, env=env, cwd=root, timeout=timeout, after_cell=after_cell))
         done = sum(_is_code(cell) for cell in notebook.cells[: max(index + (stopped is None), 0)])
         if stopped is not None:
@@ -213,6 +213,7 @@ def run_workbook(
     timeout: float | None = None,
     write: bool = False,
     progress: bool = True,
+    variables: Mapping[str, str] | None = None,
 ) -> WorkbookReport:
     """Execute the notebooks of a folder in order and write a page with every figure.
 
@@ -220,7 +221,8 @@ def run_workbook(
     to `profile`. Executed copies go to `out` (default: artefacts/runs/workbook/<profile> below that root), the page to
     `page` (default: artefacts/report.html there). `only` picks notebooks by number, stem or file name. `timeout` is the
     longest a cell may take, in seconds (default: the profile's). `write=True`, for the standard profile alone, also
-    puts the cleaned outputs of notebooks that ran through back into the committed files.
+    puts the cleaned outputs of notebooks that ran through back into the committed files. `variables` are added to the
+    environment of the kernels.
 
     A cell that fails, takes too long or ends its kernel stops that notebook only; see WorkbookReport.failures.
     Raises ValueError for a missing or empty folder, an unknown profile or notebook, or a time-out that is not positive.
@@ -231,17 +233,18 @@ def run_workbook(
     seconds = chosen.cell_timeout if timeout is None else timeout
     if not (math.isfinite(seconds) and seconds > 0):
         raise ValueError(f"timeout is {seconds}; a cell needs a finite, positive number of seconds")
-    paths = _select(Path(notebooks), only)
+    paths = select_notebooks(Path(notebooks), only)
     folder = Path(notebooks).resolve()
     root = project_root(folder) or folder.parent
     copies = Path(out) if out is not None else root / "artefacts" / "runs" / "workbook" / profile
     target = Path(page) if page is not None else root / "artefacts" / "report.html"
+    settings = dict(variables or {}) | {VARIABLE: profile}
     loaded = [_load(path, strict=write) for path in paths]
     results = []
     with tqdm(total=sum(one.cells for one in loaded), unit="cell", disable=not progress) as bar:
         for one in loaded:
             bar.set_description(one.path.stem)
-            result = _run_one(one, profile, root, math.ceil(seconds), bar.update)
+            result = _run_one(one, settings, root, math.ceil(seconds), bar.update)
             bar.update(result.cells - result.cells_run)
             results.append(result)
             if not one.problem:

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from picollm_core.config import DataConfig, TrainConfig
+from picollm_core.figure_index import read_index
 from picollm_core.lab import Lab, environment_table, history_table, token_pieces
 from picollm_core.plots import plot_loss_curves
 from picollm_core.profiles import PROFILES
@@ -101,3 +102,30 @@ def test_a_record_made_with_real_stories_is_redrawn_where_they_are_not_and_says_
     assert again.fingerprint == run.fingerprint
     assert again.history.equals(run.history)
     assert "redrawn from the committed record on tinystories" in caplog.text
+
+
+def test_redrawing_looks_for_no_text_and_no_weights_and_says_what_is_not_recorded(lab, tmp_path):
+    profile = dataclasses.replace(lab.profile, name="standard")
+    run = Lab(profile).train("lstm-pico", n_embd=8)
+    (tmp_path / "text.txt").unlink()
+    redraw = Lab(profile, redraw_into=tmp_path / "redrawn")
+    again = redraw.train("lstm-pico", n_embd=8)
+    assert (again.fingerprint, again.summary, again.directory) == (run.fingerprint, run.summary, None)
+    with pytest.raises(ValueError, match=r"no record of a training run \(lstm, stories-4k, seed 3\).*--write"):
+        redraw.train("lstm-pico", n_embd=8, seed=3)
+    with pytest.raises(ValueError, match=r"no record of the measurement 'm'.*--write"):
+        redraw.measure("m", lambda: 1, k=1)
+    with pytest.raises(ValueError, match="no record of the measurement 'kneser-ney'"):
+        redraw.floors(again, orders=(1,))
+
+
+def test_a_figure_enters_the_index_with_everything_looked_up_before_it(lab, tmp_path):
+    run = lab.train("kgram-pico", n_embd=8)
+    lab.measure("m", lambda: 1, k=1)
+    lab.redraw_into = tmp_path / "redrawn"
+    lab.figure(plot_loss_curves(history_table({"k-gram": run}), title="It falls"), "curves")
+    entry = read_index(tmp_path / "redrawn")["curves"]
+    assert entry.title == "It falls"
+    assert len(entry.results) == 2
+    assert f"runs/{run.fingerprint}.json" in entry.results
+    assert all((RUNS_DIR / "results" / name).is_file() for name in entry.results)

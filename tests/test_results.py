@@ -89,3 +89,26 @@ def test_thinning_keeps_every_evaluation_averages_the_rest_and_changes_nothing_w
     means = [(low + 1 + high) / 2 for low, high in pairwise(steps)]  # the loss at step n is n
     assert list(thin["loss"]) == pytest.approx(means)
     assert thin_history(thin).equals(thin)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"config": {"colour": 3}, "context": {"corpus_hashes": []}}'])
+def test_a_record_of_another_format_says_what_to_do(tmp_path, run, content):
+    store = ResultStore(tmp_path)
+    store.save_run(run)
+    store.measure("m", {"k": 1}, lambda: 2)
+    for path in tmp_path.glob("*/*.json"):
+        path.write_text(content)
+    with pytest.raises(ValueError, match=r"delete it, then run `picollm workbook --profile standard --write`"):
+        store.find_run(run.config, ["abc"])
+    with pytest.raises(ValueError, match=r"is not a record of this version .*delete it"):
+        store.load_run(run.fingerprint)
+    with pytest.raises(ValueError, match=r"is not a record of this version .*delete it"):
+        store.measure("m", {"k": 1}, lambda: 2)
+
+
+def test_a_run_is_loaded_by_its_fingerprint_or_named_as_missing(tmp_path, run):
+    store = ResultStore(tmp_path)
+    store.save_run(run)
+    assert store.load_run(run.fingerprint).summary == run.summary
+    with pytest.raises(ValueError, match=r"no record .*0000\.json; run `picollm workbook"):
+        store.load_run("0000")

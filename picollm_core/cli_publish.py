@@ -1,0 +1,36 @@
+"""`picollm figures` and `picollm deck`: what leaves the workbook, made again from committed results."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class FiguresCommand:
+    """Redraw every figure of the notebooks as PNG, SVG and PDF from artefacts/results, without training."""
+
+    only: tuple[str, ...] = ()
+    """Beginnings of notebook names, such as 01; left out, all of them."""
+    out: Path = Path("artefacts/figures")
+    """Folder for the figures and their index."""
+
+    def run(self) -> int:
+        from picollm_core.figures import redraw_figures
+
+        report = redraw_figures(folder=self.out, only=self.only or None)
+        print(report.summary())
+        return 0 if report.ok else 1
+
+
+@dataclass(frozen=True)
+class DeckCommand:
+    """Write the talk, artefacts/deck.pptx, from the figures, the recorded results and the notebooks' answers."""
+
+    out: Path = Path("artefacts/deck.pptx")
+    """The file to write."""
+
+    def run(self) -> int:
+        from picollm_core.deck import write_deck
+
+        report = write_deck(self.out)
+        print(report.summary())
+        return 0 if report.ok else 1

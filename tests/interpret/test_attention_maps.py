@@ -1,0 +1,193 @@
+"""Attention weights are those the layers use, and the scores say what they claim to say."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from picollm_core.interpret.attention_maps import (
+    attention_layers,
+    attention_patterns,
+    attention_study,
+    first_tokens,
+    head_scores,
+    uniform_patterns,
+)
+from picollm_core.models import build_model
+from picollm_core.tokenizers import load_tokenizer
+from picollm_core.trainer import seeded
+from tests.conftest import TINY, VOCAB
+
+TRANSFORMERS = {name: config for name, config in TINY.items() if config.family == "transformer"}
+
+
+def model_of(name: str):
+    """A tiny Transformer with weights large enough that no pattern is close to uniform."""
+    torch.manual_seed(0)
+    model = build_model(TRANSFORMERS[name])
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.5)
+    return model.double().eval()
+
+
+def ids(batch=2, time=9) -> torch.Tensor:
+    return torch.randint(VOCAB, (batch, time), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_every_row_sums_to_one_and_no_weight_is_on_a_later_token(name):
+    config = TRANSFORMERS[name]
+    patterns = attention_patterns(model_of(name), ids())
+    assert patterns.shape == (config.n_layer, 2, config.n_head, 9, 9)
+    torch.testing.assert_close(patterns.sum(-1), torch.ones_like(patterns[..., 0]), rtol=1e-12, atol=1e-12)
+    assert torch.equal(patterns, patterns.tril())
+    assert (patterns.tril() > 0)[..., torch.ones(9, 9).tril() > 0].all()
+    assert (patterns - uniform_patterns(patterns)).abs().max() > 0.2
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_weights_times_values_give_what_the_layer_itself_returns(name):
+    model = model_of(name)
+    calls = []
+
+    def keep(layer, inputs, outputs):
+        x, _, angles = inputs
+        calls.append((layer.project(x, angles)[2], outputs[0]))
+
+    patterns = attention_patterns(model, ids())
+    for layer in attention_layers(model):
+        layer.register_forward_hook(keep)
+    model(ids())
+    for layer, weights, (v, output) in zip(attention_layers(model), patterns, calls, strict=True):
+        v = v.repeat_interleave(layer.n_head // layer.n_kv_head, dim=1)  # (B, H, T, D)
+        mixed = (weights @ v).transpose(1, 2).flatten(-2)  # (B, T, C)
+        torch.testing.assert_close(layer.proj(mixed), output, rtol=1e-10, atol=1e-10)
+
+
+def test_looking_leaves_the_model_as_it_was():
+    torch.manual_seed(0)
+    model = build_model(TRANSFORMERS["transformer"].replace(dropout=0.5)).train()
+    first = attention_patterns(model, ids())
+    assert torch.equal(first, attention_patterns(model, ids()))  # no dropout inside
+    assert model.training
+    assert not first.requires_grad
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_hooks_are_gone_after_ids_that_the_model_refuses():
+    model = model_of("transformer")
+    with pytest.raises(ValueError, match="token id"):
+        attention_patterns(model, ids() + VOCAB)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("family", ["lstm", "kgram-learned"])
+def test_a_model_without_attention_is_refused_by_the_name_of_its_family(family):
+    with pytest.raises(ValueError, match=f"a {family.split('-')[0]} model has no attention"):
+        attention_patterns(build_model(TINY[family]), ids())
+
+
+def looking_at(offset: int, time: int) -> torch.Tensor:
+    """A head (T, T) that puts everything on the token `offset` before, or on the first where there is none."""
+    weights = torch.zeros(time, time)
+    weights[torch.arange(time), (torch.arange(time) - offset).clamp(min=0)] = 1
+    return weights
+
+
+def test_scores_tell_previous_first_and_same_token_heads_apart():
+    idx = torch.tensor([[1, 2, 3, 1, 2, 3]])
+    heads = [looking_at(1, 6), looking_at(6, 6), looking_at(3, 6), looking_at(0, 6)]
+    table = head_scores(torch.stack(heads)[None, None], idx)
+    assert table[["layer", "head"]].to_numpy().tolist() == [[1, 1], [1, 2], [1, 3], [1, 4]]
+    assert table.previous_token.tolist() == pytest.approx([1, 0, 0, 0])
+    assert table.first_token.tolist() == pytest.approx([0, 1, 0.5, 0])  # the third looks there from t = 2 and t = 3
+    assert table.same_token.tolist() == pytest.approx([0, 1 / 3, 1, 0])  # itself is no copy
+    assert table.entropy.tolist() == pytest.approx([0, 0, 0, 0])
+
+
+def test_uniform_attention_has_the_scores_that_arithmetic_gives():
+    idx = torch.tensor([[4, 5, 4, 4, 6]])
+    uniform = uniform_patterns(torch.rand(2, 1, 3, 5, 5))
+    table = head_scores(uniform, idx)
+    assert len(table) == 6
+    share = (1 / 3 + 1 / 4 + 1 / 5) / 3
+    assert table.previous_token.tolist() == pytest.approx([share] * 6)
+    assert table.first_token.tolist() == pytest.approx([share] * 6)
+    assert table.same_token.tolist() == pytest.approx([(1 / 3 + 2 / 4) / 2] * 6)
+    assert table.entropy.tolist() == pytest.approx([(math.log2(3) + math.log2(4) + math.log2(5)) / 3] * 6)
+
+
+def test_scores_are_means_over_rows_and_keep_layers_apart():
+    idx = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+    previous, first = looking_at(1, 4), looking_at(4, 4)
+    layers = torch.stack([torch.stack([previous, previous]), torch.stack([previous, first])]).unsqueeze(2)
+    table = head_scores(layers, idx)
+    assert table.previous_token.tolist() == pytest.approx([1, 0.5])
+    assert table.same_token.isna().all()  # no token occurs twice
+
+
+def test_shapes_that_do_not_go_together_are_refused_with_both():
+    with pytest.raises(ValueError, match=r"\(2, 9\)"):
+        head_scores(torch.rand(1, 2, 1, 8, 8), ids())
+    with pytest.raises(ValueError, match="do not go with"):
+        head_scores(torch.rand(9, 9), ids())
+    with pytest.raises(ValueError, match="at least 3"):
+        head_scores(torch.rand(1, 1, 1, 2, 2), torch.tensor([[1, 2]]))
+
+
+TOKENIZER = load_tokenizer("stories-4k")
+TEXTS = ["Too short.", *(f"Tom and Lily had {n} red balls, and Tom gave Lily one of the balls." for n in range(2, 9))]
+
+
+@pytest.fixture(scope="module")
+def study():
+    with seeded(1):
+        model = build_model("transformer-pico", vocab_size=TOKENIZER.n_vocab, n_embd=16, n_head=2, n_layer=2)
+        torch.nn.init.normal_(model.blocks[0].attention.qkv.weight, std=2)
+    return model, attention_study(model, TOKENIZER, "Lily saw Lily.", TEXTS, length=12, most=3)
+
+
+def test_texts_are_read_from_their_start_and_those_too_short_are_left_out():
+    idx = first_tokens(TEXTS, TOKENIZER, 12, 3)
+    expected = [[TOKENIZER.eot_token, *TOKENIZER.encode_ordinary(text)][:12] for text in TEXTS[1:4]]
+    assert idx.tolist() == expected
+    assert len(first_tokens(TEXTS, TOKENIZER, 12, 50)) == len(TEXTS) - 1
+    with pytest.raises(ValueError, match="no text has 99 tokens"):
+        first_tokens(TEXTS, TOKENIZER, 100, 3)
+
+
+def test_a_study_holds_the_sentence_s_maps_and_every_head_s_scores_as_json(study):
+    model, found = study
+    assert json.loads(json.dumps(found)) == found
+    assert found["tokens"][0] == "<start>"
+    assert "".join(found["tokens"][1:]) == "Lily saw Lily."
+    idx = torch.tensor([[TOKENIZER.eot_token, *TOKENIZER.encode_ordinary("Lily saw Lily.")]])
+    exact = attention_patterns(model, idx)[:, 0]
+    torch.testing.assert_close(torch.tensor(found["patterns"]), exact, rtol=0, atol=6e-4)
+    rows = first_tokens(TEXTS, TOKENIZER, 12, 3)
+    assert found["scores"] == head_scores(attention_patterns(model, rows), rows).to_dict("records")
+    assert found["stories"] == 3
+
+
+def test_a_study_s_controls_are_a_head_without_preference_and_fresh_weights(study):
+    _, found = study
+    by_chance = sum(1 / (t + 1) for t in range(2, 12)) / 10
+    assert found["uniform"]["previous_token"] == pytest.approx(by_chance)
+    assert found["untrained"]["previous_token"] == pytest.approx(by_chance, abs=0.02)  # small weights look everywhere
+    assert found["untrained"]["entropy"] == pytest.approx(found["uniform"]["entropy"], abs=0.01)
+    assert (
+        min(row["entropy"] for row in found["scores"]) < found["untrained"]["entropy"] - 0.1
+    )  # the model's own weights
+
+
+def test_a_study_leaves_torch_s_generator_alone_and_wants_the_model_s_tokenizer(study):
+    model, found = study
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    assert attention_study(model, TOKENIZER, "Lily saw Lily.", TEXTS, length=12, most=3) == found
+    assert torch.equal(torch.rand(1), expected)
+    with pytest.raises(ValueError, match="4096 tokens but the model has 61"):
+        attention_study(build_model(TINY["transformer"]), TOKENIZER, "Lily", TEXTS)
