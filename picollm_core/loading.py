@@ -75,10 +75,10 @@ def _bits_per_byte(path: Path) -> float | None:
 
 
 def describe_model(path: str | Path) -> SavedModel:
-    """A saved model or finished run with its line: name unless that is the family, family, weights, bits per byte where they are known.
+    """A saved model or finished run with its line: family, number of weights, and bits per byte where they are known.
 
-    Reads headers, not weights, so it is quick. A folder that cannot be read keeps its name: loading it says what is
-    wrong.
+    Before it stands the folder's name, unless that is the family. Only headers are read, not weights, so it is quick.
+    A folder that cannot be read is listed as such: loading it says what is wrong.
     """
     path = Path(path)
     folder = path / MODEL_DIR if (path / MODEL_DIR).is_dir() else path

@@ -88,7 +88,9 @@ def next_token(
     drawn = truncate(logits, sampling, seen if len(seen) else None)
     own = torch.softmax(logits, -1, dtype=torch.float64)  # (V,), as the next two
     before, after = torch.softmax(shaped, -1, dtype=torch.float64), torch.softmax(drawn, -1, dtype=torch.float64)
-    order = shaped.argsort(descending=True, stable=True)[:count]  # of equal logits the lower id first, as in truncate
+    least = shaped.topk(min(count, shaped.numel())).values[-1]
+    ids = (shaped >= least).nonzero().squeeze(1)  # ascending, more than count where logits tie with the last one
+    order = ids[shaped[ids].argsort(descending=True, stable=True)[:count]]  # equal logits by id, as truncate has them
     numbers = torch.stack([own[order], before[order], after[order]], dim=1).tolist()  # (count, 3)
     candidates = [Candidate(i, token_text(tokenizer, i), *row) for i, row in zip(order.tolist(), numbers, strict=True)]
     kept = drawn > -math.inf

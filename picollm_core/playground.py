@@ -42,7 +42,7 @@ def find_models(
     """The models to choose from and those chosen at first.
 
     None offers what ships with the project and the newest runs, and chooses the former, else the newest run. Otherwise
-    exactly the named ones: runs, folders, or names of folders in `shipped` or `runs_dir`. ValueError for a name that is none of it.
+    exactly the named ones: runs, folders, or names of folders in `shipped` or `runs_dir`. ValueError for other names.
     """
     if models is None:
         everything = list_models(shipped, runs_dir)

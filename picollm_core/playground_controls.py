@@ -54,7 +54,7 @@ def slider(name: str, value: float) -> Any:
         description=NAMES[name],
         continuous_update=name in SAMPLING,
         style=DESCRIPTION,
-        layout=widgets.Layout(width="26em", max_width="100%"),
+        layout=widgets.Layout(width="31em", max_width="100%"),
     )
 
 
@@ -74,10 +74,10 @@ def prompt_box(prompt: str) -> widgets.Textarea:
     return widgets.Textarea(
         value=prompt,
         description="prompt",
-        rows=2,
+        rows=3,
         placeholder="the beginning of a story",
         style=DESCRIPTION,
-        layout=widgets.Layout(width="53em", max_width="100%"),
+        layout=widgets.Layout(width="46em", max_width="100%"),
     )
 
 
@@ -89,5 +89,5 @@ def model_list(offered: Sequence[SavedModel], chosen: Sequence[SavedModel]) -> w
         rows=min(6, max(3, len(offered))),
         description="models",
         style=DESCRIPTION,
-        layout=widgets.Layout(width="53em", max_width="100%"),
+        layout=widgets.Layout(width="46em", max_width="100%"),
     )

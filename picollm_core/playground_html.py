@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from picollm_core.next_token import Candidate, NextToken
 
 SHADES = (
-    (0.5, "#E8F1F8", "50% or more"),
+    (0.5, "#F2F7FB", "50% or more"),
     (0.2, "#FFF3CC", "20 to 50%"),
     (0.05, "#FFDD8F", "5 to 20%"),
     (0.01, "#F7B955", "1 to 5%"),
@@ -144,7 +144,7 @@ def story_html(prompt: str, tokens: Sequence[ShownToken], note: str = "", detail
     """
     text = "".join(_token_html(token, details) for token in tokens)
     return (
-        f'<div class="pico">{DEAD}<div class="pico-note">{html.escape(note)}</div>'
+        f'<div class="pico"><div class="pico-note">{html.escape(note)}</div>'
         f'<div class="pico-text"><span class="pico-prompt">{html.escape(prompt)}</span>{text}</div></div>'
     )
 
@@ -174,11 +174,11 @@ def next_token_html(title: str, view: NextToken, scale: float = 1.0) -> str:
     if view.kept < len(rows):
         rows.insert(view.kept, '<tr class="pico-edge"><td colspan="4"></td></tr>')
     beyond = view.kept - len(view.candidates)
-    tokens = "1 token stays" if view.kept == 1 else f"{view.kept:,} tokens stay"
-    words = f"{tokens} of {view.vocab_size:,}, with {percent(view.mass)} of the probability"
-    more = f", {beyond:,} of them below the last bar" if beyond > 0 else ""
+    hidden = f" ({beyond:,} of them not shown)" if beyond > 0 else ""
+    stay = "token stays" if view.kept == 1 else "tokens stay"
+    words = f"{view.kept:,} of {view.vocab_size:,} {stay}{hidden}, holding {percent(view.mass)}"
     return (
-        f'<div class="pico">{DEAD}<h4>{html.escape(title)}</h4><div class="pico-note">{words}{more}</div>'
+        f'<div class="pico"><h4>{html.escape(title)}</h4><div class="pico-note">{words}</div>'
         f"<table><tr><th>next token</th><th>full width = {scale:.0%}</th><th>probability</th><th>drawn</th></tr>"
         f"{''.join(rows)}</table></div>"
     )

@@ -123,7 +123,7 @@ def plot_bands(
             count = f"{max(seeds)}" if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
             handles = [Line2D([], [], color=INK, lw=3), Patch(color=INK, alpha=0.25, linewidth=0)]
             look = {"frameon": True, "framealpha": 0.9, "edgecolor": "none"}
-            axes.legend(handles, [f"mean of {count} seeds", band_means], loc="upper right", **look)
+            axes.legend(handles, [f"mean of {count} seeds", band_means], loc="best", **look)
     return figure
 
 

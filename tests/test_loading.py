@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from picollm_core import load_model, load_tokenizer, save_model
-from picollm_core.loading import newest_model
+from picollm_core import load_model, load_tokenizer, save_model, train
+from picollm_core.loading import list_models, newest_model
 from picollm_core.models import build_model
 
 
@@ -59,3 +59,25 @@ def test_without_a_finished_run_there_is_no_newest_model(tmp_path):
     (tmp_path / "half").mkdir()
     with pytest.raises(ValueError, match=r"no finished run.*picollm train"):
         newest_model(tmp_path)
+
+
+def test_models_on_disk_are_listed_with_what_their_files_say(saved, tmp_path):
+    _, folder = saved
+    (folder / "README.md").write_text("| bits per byte | 0.812 |\n")
+    listed = list_models(tmp_path, tmp_path / "no runs")
+    assert [one.path for one in listed] == [folder]
+    assert listed[0].label == "model: LSTM, 0.1M weights, 0.812 bits per byte"
+
+
+def test_a_run_is_listed_with_its_measured_quality(tmp_path):
+    settings = {"corpus": "storyworld", "n_stories": 100, "max_steps": 2, "eval_stories": 2, "tokenizer": "stories-4k"}
+    run = train("lstm-pico", runs_dir=tmp_path, n_embd=8, block_size=16, sample_tokens=2, **settings)
+    (listed,) = list_models(tmp_path / "nothing shipped", tmp_path)
+    assert listed.path == run.directory
+    assert listed.label.endswith(f"{run.summary['bits_per_byte']:.3f} bits per byte on storyworld")
+
+
+def test_an_unreadable_model_is_listed_by_its_name(saved, tmp_path):
+    _, folder = saved
+    (folder / "config.json").write_text("{")
+    assert [one.label for one in list_models(tmp_path, tmp_path / "no runs")] == ["model: unreadable"]
