@@ -1,4 +1,4 @@
-"""The `picollm` command: train, generate, evaluate, runs, workbook, figures, deck, bench."""
+"""The `picollm` command: train, generate, evaluate, runs, ship, workbook, figures, deck, bench."""
 
 import contextlib
 import io
@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from picollm_core.cli_publish import DeckCommand, FiguresCommand
+from picollm_core.cli_publish import DeckCommand, FiguresCommand, ShipCommand
 from picollm_core.cli_train import TrainCommand
 from picollm_core.config import SamplingConfig
 
@@ -147,6 +147,7 @@ Command = (
     | Annotated[WorkbookCommand, tyro.conf.subcommand("workbook")]
     | Annotated[FiguresCommand, tyro.conf.subcommand("figures")]
     | Annotated[DeckCommand, tyro.conf.subcommand("deck")]
+    | Annotated[ShipCommand, tyro.conf.subcommand("ship")]
     | Annotated[BenchCommand, tyro.conf.subcommand("bench")]
 )
 

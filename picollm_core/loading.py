@@ -58,11 +58,14 @@ def load_model(path: str | Path) -> tuple[LanguageModel, tiktoken.Encoding]:
     return model, tokenizer
 
 
-def newest_model(runs_dir: str | Path = RUNS_DIR) -> Path:
-    """The folder of the run that finished last. ValueError when none has."""
+def newest_model(runs_dir: str | Path = RUNS_DIR, shipped: str | Path = SHIPPED_DIR) -> Path:
+    """The folder of the run that finished last, else the shipped Transformer's. ValueError when there is neither."""
     finished = [folder for folder in Path(runs_dir).glob("*") if is_complete(folder)]
-    require(bool(finished), f"no finished run in {runs_dir}; train one with `picollm train`")
-    return max(finished, key=lambda folder: (folder / "summary.json").stat().st_mtime)
+    if finished:
+        return max(finished, key=lambda folder: (folder / SUMMARY_FILE).stat().st_mtime)
+    model = Path(shipped) / "transformer"
+    require(model.is_dir(), f"no finished run in {runs_dir} and no model in {shipped}; train one with `picollm train`")
+    return model
 
 
 def _bits_per_byte(path: Path) -> float | None:

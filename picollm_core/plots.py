@@ -38,7 +38,7 @@ __all__ = ["plot_bars", "plot_distribution", "plot_loss_curves", "plot_per_posit
 X_LABELS = {"tokens": "training tokens", "step": "optimiser steps", "seconds": "training time (s)"}
 
 
-def _require_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
+def require_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
     """Raise ValueError unless `table` has all `columns` and at least one row."""
     missing = [name for name in columns if name not in table.columns]
     if missing:
@@ -47,7 +47,7 @@ def _require_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
         raise ValueError(f"the table is empty; a figure needs at least one row of {', '.join(columns)}")
 
 
-def _draw_floors(axes: Axes, floors: Mapping[str, float]) -> list[EndLabel]:
+def draw_floors(axes: Axes, floors: Mapping[str, float]) -> list[EndLabel]:
     """A dashed line across the axes at each value of `floors`, and the labels that name them."""
     edge = axes.get_xlim()[1]
     for value in floors.values():
@@ -72,7 +72,7 @@ def plot_loss_curves(
     """
     if x not in X_LABELS:
         raise ValueError(f"x is {x!r}; choose one of {', '.join(X_LABELS)}")
-    _require_columns(history, ["run", "family", x])
+    require_columns(history, ["run", "family", x])
     measured = [name for name in ("val_loss", "loss") if name in history.columns and history[name].notna().any()]
     if not measured:
         raise ValueError("the table has neither loss nor val_loss values; log at least one of them")
@@ -98,7 +98,7 @@ def plot_loss_curves(
         low, high = min(visible), max(visible)
         margin = 0.06 * (high - low or 1.0)
         axes.set_ylim(low - margin, y_max if y_max is not None else high + margin)
-        label_ends(axes, thin_out(labels, families) + _draw_floors(axes, floors or {}))
+        label_ends(axes, thin_out(labels, families) + draw_floors(axes, floors or {}))
         axes.set_xlabel(X_LABELS[x])
         axes.set_ylabel("loss (nats per token)")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -167,7 +167,7 @@ def plot_bars(
     they are, for example "95% bootstrap over stories". `family` names the column that sets the colours.
     Raises ValueError for missing columns, values that are not finite, or whiskers without a meaning.
     """
-    _require_columns(table, [x, y, *(interval or ()), *([family] if family else [])])
+    require_columns(table, [x, y, *(interval or ()), *([family] if family else [])])
     if len(table) > MAX_ROWS:
         raise ValueError(f"{len(table)} bars, but a slide shows at most {MAX_ROWS} legibly; choose rows or draw twice")
     if interval and not interval_means:
@@ -216,7 +216,7 @@ def plot_bars(
     return figure
 
 
-def _shown(token: str) -> str:
+def visible_token(token: str) -> str:
     """A token as a reader can see it: spaces as open boxes, line ends and other control characters escaped."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in token.replace(" ", "␣")) or "(empty)"
 
@@ -274,7 +274,7 @@ def plot_distribution(
                 axes.text(0.99, cut - 0.3, nucleus, ha="right", va="top", transform=across)
             else:  # the bars leave no room beside the border
                 notes.insert(0, nucleus)
-        axes.set_yticks(rows, [_shown(tokens[i]) for i in order], parse_math=False)
+        axes.set_yticks(rows, [visible_token(tokens[i]) for i in order], parse_math=False)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlim(0, shown.max() * 1.12 or 1.0)
         axes.tick_params(axis="y", length=0)

@@ -22,7 +22,7 @@ from picollm_core.figure_style import (
     new_figure,
     use_style,
 )
-from picollm_core.plots import _require_columns, _shown
+from picollm_core.plots import require_columns, visible_token
 
 MAX_TOKENS = 20  # on an axis of the large map, at the size of all letters
 MAX_SIDE = 12  # layers, and heads in a layer, that the small maps can show
@@ -76,8 +76,8 @@ def plot_attention_heads(
         large = left.add_subplot()
         _draw_map(large, values[layer - 1, head - 1])
         places = np.arange(len(tokens))
-        large.set_xticks(places, [_shown(token) for token in tokens], rotation=90, parse_math=False)
-        large.set_yticks(places, [_shown(token) for token in tokens], parse_math=False)
+        large.set_xticks(places, [visible_token(token) for token in tokens], rotation=90, parse_math=False)
+        large.set_yticks(places, [visible_token(token) for token in tokens], parse_math=False)
         large.tick_params(length=0, labelsize=TEXT_POINTS - 2)
         large.set_ylabel("token that looks")
         large.set_xlabel("token looked at" + (f"\n{note}" if note else ""), parse_math=False)
@@ -141,7 +141,7 @@ def plot_decoding_times(table: pd.DataFrame, *, title: str) -> Figure:
     `table` is that of `decoding_speed.decoding_times`: columns length (tokens), way, and milliseconds, low, high.
     Raises ValueError for missing columns, and for more than two ways.
     """
-    _require_columns(table, ["length", "way", "milliseconds", "low", "high"])
+    require_columns(table, ["length", "way", "milliseconds", "low", "high"])
     colours = (family_colour("transformer"), QUIET)
     if table["way"].nunique() > len(colours):
         raise ValueError(f"{table['way'].nunique()} ways of decoding; the figure compares at most {len(colours)}")

@@ -26,7 +26,7 @@ from picollm_core.figure_style import (
     thin_out,
     use_style,
 )
-from picollm_core.plots import X_LABELS, _draw_floors, _require_columns
+from picollm_core.plots import X_LABELS, draw_floors, require_columns
 
 RANGE, INTERVAL = "range over seeds", "95% interval of the mean over seeds"
 MARKERS = {"kgram": "o", "lstm": "s", "transformer": "^", "linear": "D", "counts": "v", "human": "*"}
@@ -91,7 +91,7 @@ def plot_bands(
         raise ValueError(f"x is {x!r}; choose one of {', '.join(X_LABELS)}")
     if band_means not in (RANGE, INTERVAL):
         raise ValueError(f"band_means is {band_means!r}; choose {RANGE!r} or {INTERVAL!r}")
-    _require_columns(history, ["run", "family", "seed", x, y])
+    require_columns(history, ["run", "family", "seed", x, y])
     with use_style():
         figure, axes = new_figure(title)
         labels: list[EndLabel] = []
@@ -115,7 +115,7 @@ def plot_bands(
         axes.set_xlim(0, max(label.x for label in labels))
         margin = 0.06 * (max(visible) - min(visible) or 1.0)
         axes.set_ylim(min(visible) - margin, y_max if y_max is not None else max(visible) + margin)
-        label_ends(axes, thin_out(labels, families) + _draw_floors(axes, floors or {}))
+        label_ends(axes, thin_out(labels, families) + draw_floors(axes, floors or {}))
         axes.set_xlabel(X_LABELS[x])
         axes.set_ylabel(y_label)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -209,7 +209,7 @@ def plot_scatter(
     y's unit, become labelled dashed lines. Labels should state units. Raises ValueError for missing columns, more than
     20 rows, values that are not finite, x that is not positive on a logarithmic axis, and whiskers without a meaning.
     """
-    _require_columns(table, [x, y, family, label, *(interval or ())])
+    require_columns(table, [x, y, family, label, *(interval or ())])
     if len(table) > MAX_ROWS:
         raise ValueError(f"{len(table)} points, but a slide names at most {MAX_ROWS} legibly; choose rows")
     if interval and not interval_means:
@@ -248,7 +248,7 @@ def plot_scatter(
         axes.set_xlabel(x_label + (f"; whiskers: {interval_means}" if interval else ""), parse_math=False)
         axes.set_ylabel(y_label, parse_math=False)
         axes.grid(axis="x", color="#E3E3E3")
-        label_ends(axes, _draw_floors(axes, floors or {}))
+        label_ends(axes, draw_floors(axes, floors or {}))
         if len(kinds) > 1:
             figure.legend(loc="outside lower center", ncols=len(kinds))
         points = list(zip(xs, ys, table[label].astype(str), map(family_colour, table[family]), strict=True))

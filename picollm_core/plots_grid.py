@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from picollm_core.figure_style import INK, new_figure, use_style
-from picollm_core.plots import _require_columns
+from picollm_core.plots import require_columns
 
 LIGHTEST, DARKEST = "#F4F8FC", "#8FBFE0"
 """One hue, ordered by lightness alone, from nearly white to a blue that dark letters stand on with 8:1."""
@@ -62,7 +62,7 @@ def plot_grid(
     if interval and not interval_means:
         raise ValueError("+- needs interval_means, such as '95% interval over 5 seeds': say what it is")
     names = [value, *([interval] if interval else [])]
-    _require_columns(table, [row, column, *names])
+    require_columns(table, [row, column, *names])
     _require_cells(table, row, column, names)
     if interval and (table[interval] < 0).any():
         raise ValueError(f"the smallest {interval} is {table[interval].min():g}; a half-width is at least 0")

@@ -25,7 +25,7 @@ from picollm_core.figure_style import (
     new_figure,
     use_style,
 )
-from picollm_core.plots import _require_columns, _shown
+from picollm_core.plots import require_columns, visible_token
 
 SAMPLER_LOOKS = {
     "top-p": ("#0072B2", "o", LINE_STYLES[0]),
@@ -69,7 +69,7 @@ def plot_nucleus_strip(
         axes.set_ylim(-0.08, max(top, 0.5) + 0.08)
         axes.yaxis.set_major_locator(FixedLocator([float(exponent) for exponent in range(math.ceil(top) + 1)]))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda exponent, _: f"{10**exponent:,.0f}"))
-        axes.set_xticks(places, [_shown(token) for token in tokens], rotation=90, parse_math=False)
+        axes.set_xticks(places, [visible_token(token) for token in tokens], rotation=90, parse_math=False)
         axes.tick_params(axis="x", labelsize=TEXT_POINTS - 2, length=0)
         axes.set_xlim(-0.6, len(tokens) - 0.4)
         axes.set_ylabel(f"tokens in the nucleus (p = {p:g})")
@@ -92,7 +92,7 @@ def plot_surprise(
     gives each family's p of equal surprise, not finite where there is none. Bands are `interval_means`.
     Raises ValueError for missing columns, an empty table or an unknown family.
     """
-    _require_columns(table, ["family", "p", "nll", "nll_low", "nll_high"])
+    require_columns(table, ["family", "p", "nll", "nll_low", "nll_high"])
     with use_style():
         figure, axes = new_figure(title)
         labels = []
@@ -140,7 +140,7 @@ def plot_plane(
     y as a percentage. Rows without a finite x and y are left out. Raises ValueError for missing columns, a table
     without a finite row, too many marked settings, whiskers without a meaning, unknown families or samplers.
     """
-    _require_columns(table, [line, "setting", x, y, *(interval or ())])
+    require_columns(table, [line, "setting", x, y, *(interval or ())])
     if interval and not interval_means:
         raise ValueError("whiskers need interval_means, such as '95% bootstrap over stories': say what they are")
     if len(marked) > len(SETTING_MARKERS):

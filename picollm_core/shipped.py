@@ -8,12 +8,11 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from picollm_core.config import KGramConfig, LSTMConfig, ModelConfig, RunConfig, TransformerConfig, require
 from picollm_core.evaluate import Evaluation, evaluate
-from picollm_core.loading import load_model, save_model
+from picollm_core.loading import SHIPPED_DIR, load_model, save_model
 from picollm_core.presets import run_config
 from picollm_core.runs import Run
 from picollm_core.train import load_data, train, validation_texts
 
-MODELS_DIR = Path("artefacts/models")
 MAX_DRIFT = 0.001
 """Most bits per byte that half precision may cost; a model that loses more is stored in float32."""
 
@@ -54,7 +53,7 @@ def shipped_config(family: str, **changes: Any) -> RunConfig:
     return run_config(model, **(_COMMON | settings | changes))
 
 
-def ship(family: str, folder: Path = MODELS_DIR, **changes: Any) -> Evaluation:
+def ship(family: str, folder: Path = SHIPPED_DIR, **changes: Any) -> Evaluation:
     """Train a shipped model, or take its finished run, and write it to `folder`/family with its card.
 
     The weights are stored in float16 if that moves the bits per byte by no more than MAX_DRIFT. The figures of the

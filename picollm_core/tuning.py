@@ -9,8 +9,8 @@ RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _WHOLE = (RATES[0], RATES[-1])
 _SEARCHED: dict[str, tuple[int, dict[str, tuple[float, float]]]] = {
     "pico": (400, {"kgram": _WHOLE, "lstm": _WHOLE, "transformer": _WHOLE}),
-    "tiny": (400, {"kgram": (0.01, 1.0), "lstm": (0.01, 1.0), "transformer": (0.001, 0.03)}),
-    "small": (50, {"kgram": (0.003, 0.1), "lstm": (0.003, 0.1), "transformer": (0.001, 0.03)}),
+    "tiny": (400, {"kgram": (0.03, 0.3), "lstm": (0.03, 0.3), "transformer": (0.001, 0.01)}),
+    "small": (50, {"kgram": (0.003, 0.1), "lstm": (0.003, 0.1), "transformer": (0.001, 0.01)}),
 }
 """Updates of a try, and the part of the grid that is searched: at pico all of it, above that around pico's best."""
 _QUICK_RATES, _QUICK_STEPS = {"pico": (0.01, 0.1), "tiny": (0.01,)}, 20
@@ -31,11 +31,14 @@ def tried_rates(lab: Lab, family: str, size: str) -> tuple[tuple[float, ...], in
     return tuple(rate for rate in RATES if low <= rate <= high), steps
 
 
-def tune(lab: Lab, family: str, size: str, **settings: Any) -> dict[float, float]:
+def tune(lab: Lab, family: str, size: str, span: tuple[float, float] = _WHOLE, **settings: Any) -> dict[float, float]:
     """Learning rate -> loss on held-out stories (nats per token) after a brief training of the preset `family`-`size`.
 
-    `settings` are further settings of the run, such as position="rope". The best is `min(losses, key=losses.get)`.
+    Only rates within `span` are tried. `settings` are further settings of the run, such as position="rope". The best
+    is `min(losses, key=losses.get)`. Raises ValueError when no rate lies within the span.
     """
     rates, steps = tried_rates(lab, family, size)
+    rates = tuple(rate for rate in rates if span[0] <= rate <= span[1])
+    require(bool(rates), f"no learning rate between {span[0]:g} and {span[1]:g} is on the grid of {family}-{size}")
     runs = {rate: lab.train(f"{family}-{size}", learning_rate=rate, max_steps=steps, **settings) for rate in rates}
     return {rate: run.summary["nll"] for rate, run in runs.items()}

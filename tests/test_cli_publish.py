@@ -25,6 +25,13 @@ def picollm(capsys, *arguments) -> tuple[int, str, str]:
     return stop.value.code, out, err
 
 
+def test_ship_refuses_a_wrong_name_before_any_training(project, capsys):
+    status, out, err = picollm(capsys, "ship", "kgram", "gpt5")
+    assert (status, out) == (2, "")
+    assert "no shipped model is called 'gpt5'; choose one of kgram, lstm, transformer" in err
+    assert not (project / "artefacts" / "runs").exists()
+
+
 def test_deck_writes_the_file_and_says_how_many_slides(project, capsys):
     status, out, _ = picollm(capsys, "deck")
     assert (status, out) == (0, "artefacts/deck.pptx: 10 slides and 1 in the appendix\n")

@@ -57,8 +57,14 @@ def test_an_unknown_tokenizer_is_named(saved):
 
 def test_without_a_finished_run_there_is_no_newest_model(tmp_path):
     (tmp_path / "half").mkdir()
-    with pytest.raises(ValueError, match=r"no finished run.*picollm train"):
-        newest_model(tmp_path)
+    with pytest.raises(ValueError, match=r"no finished run.*no model in.*picollm train"):
+        newest_model(tmp_path, tmp_path / "shipped")
+
+
+def test_before_the_first_run_the_newest_model_is_the_shipped_transformer(tmp_path):
+    shipped = tmp_path / "shipped" / "transformer"
+    shipped.mkdir(parents=True)
+    assert newest_model(tmp_path / "runs", tmp_path / "shipped") == shipped
 
 
 def test_models_on_disk_are_listed_with_what_their_files_say(saved, tmp_path):

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from picollm_core.loading import load_model
+from picollm_core.loading import SHIPPED_DIR, load_model
 from picollm_core.profiles import project_root
 from picollm_core.sampling import generate
-from picollm_core.shipped import MODELS_DIR, ship, shipped_config
+from picollm_core.shipped import ship, shipped_config
 
 ROOT = project_root(Path(__file__).parent)
 FAMILIES = ("kgram", "lstm", "transformer")
@@ -35,7 +35,7 @@ def _elsewhere(tmp_path, monkeypatch):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ship_writes_a_model_in_half_precision_with_the_figures_of_the_stored_file(family):
     result = ship(family, **TINY_RUN)
-    folder = MODELS_DIR / family
+    folder = SHIPPED_DIR / family
     with safe_open(folder / "model.safetensors", "pt") as stored:
         assert {stored.get_tensor(name).dtype for name in stored.keys()} == {torch.float16}  # noqa: SIM118
     model, tokenizer = load_model(folder)
@@ -49,11 +49,11 @@ def test_ship_writes_a_model_in_half_precision_with_the_figures_of_the_stored_fi
 
 def test_shipping_again_takes_the_finished_run_and_gives_the_same_file():
     ship("kgram", **TINY_RUN)
-    path = MODELS_DIR / "kgram" / "model.safetensors"
-    first, card = path.read_bytes(), (MODELS_DIR / "kgram" / "README.md").read_text()
+    path = SHIPPED_DIR / "kgram" / "model.safetensors"
+    first, card = path.read_bytes(), (SHIPPED_DIR / "kgram" / "README.md").read_text()
     ship("kgram", **TINY_RUN)
     assert path.read_bytes() == first
-    assert (MODELS_DIR / "kgram" / "README.md").read_text() == card
+    assert (SHIPPED_DIR / "kgram" / "README.md").read_text() == card
 
 
 def test_an_unknown_family_is_refused_with_the_choices():
@@ -70,7 +70,7 @@ def test_the_recipe_keeps_to_four_million_weights(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_model_in_the_tree_is_small_and_writes_a_story_at_once(family):
-    folder = ROOT / MODELS_DIR / family
+    folder = ROOT / SHIPPED_DIR / family
     assert (folder / "model.safetensors").stat().st_size <= 8_000_000
     model, tokenizer = load_model(folder)
     assert model.config == shipped_config(family).model
