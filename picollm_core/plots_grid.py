@@ -1,5 +1,6 @@
 """A grid of values, such as perplexity by window length and input layer: a heat map with the numbers in its cells."""
 
+import math
 import textwrap
 from typing import Literal
 
@@ -51,9 +52,9 @@ def plot_grid(
     """A heat map with the numbers in its cells; rows and columns in the order in which the table first names them.
 
     `table` has one row a cell: the columns `row` and `column` name its place, `value` holds its number, which
-    `value_label` explains with its unit. `interval` names a column of half-widths, written below the number as +-;
-    `interval_means` says what they are, for example "95% interval over 5 seeds". The `best` cell (lowest or highest
-    as written; all of them at a tie) is outlined. Places that the table leaves out stay grey.
+    `value_label` explains with its unit. `interval` names a column of half-widths, written below the number as +- where
+    one is known (not NaN); `interval_means` says what they are, for example "95% interval over 5 seeds". The `best`
+    cell (lowest or highest as written; all of them at a tie) is outlined. Places that the table leaves out stay grey.
     Raises ValueError for missing columns, an empty table, a cell named twice, more than 8 rows or columns, values that
     are not finite, negative half-widths, half-widths without a meaning, and an unknown `best`.
     """
@@ -63,7 +64,7 @@ def plot_grid(
         raise ValueError("+- needs interval_means, such as '95% interval over 5 seeds': say what it is")
     names = [value, *([interval] if interval else [])]
     require_columns(table, [row, column, *names])
-    _require_cells(table, row, column, names)
+    _require_cells(table, row, column, [value])
     if interval and (table[interval] < 0).any():
         raise ValueError(f"the smallest {interval} is {table[interval].min():g}; a half-width is at least 0")
     rows, columns = list(dict.fromkeys(table[row])), list(dict.fromkeys(table[column]))
@@ -84,7 +85,7 @@ def plot_grid(
                 axes.add_patch(Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False, edgecolor=INK, linewidth=3))
             shift = 0.13 if interval else 0.0
             axes.text(x, y - shift, text, ha="center", va="center", fontsize=VALUE_POINTS, fontweight="bold")
-            if interval:
+            if interval and math.isfinite(cell[interval]):
                 width = f"±{cell[interval]:{value_format}}"
                 axes.text(x, y + 0.2, width, ha="center", va="center", fontsize=INTERVAL_POINTS, color=INK)
         axes.set_xlim(-0.5, len(columns) - 0.5)

@@ -25,12 +25,12 @@ _COMMON: dict[str, Any] = {
 }
 _MODELS: dict[str, tuple[ModelConfig, dict[str, Any]]] = {
     "kgram": (
-        KGramConfig(n_embd=256, n_layer=3, k=6, dropout=0.1),
-        {"max_steps": 6_000, "learning_rate": 0.005},
+        KGramConfig(n_embd=256, n_layer=2, k=5),
+        {"max_steps": 2_000, "learning_rate": 0.006},
     ),
     "lstm": (
-        LSTMConfig(n_embd=320, n_layer=2, tied=True, dropout=0.1),
-        {"max_steps": 3_000, "learning_rate": 0.004},
+        LSTMConfig(n_embd=320),
+        {"max_steps": 1_600, "learning_rate": 0.025},
     ),
     "transformer": (
         TransformerConfig(

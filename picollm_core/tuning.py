@@ -10,7 +10,7 @@ _WHOLE = (RATES[0], RATES[-1])
 _SEARCHED: dict[str, tuple[int, dict[str, tuple[float, float]]]] = {
     "pico": (400, {"kgram": _WHOLE, "lstm": _WHOLE, "transformer": _WHOLE}),
     "tiny": (400, {"kgram": (0.03, 0.3), "lstm": (0.03, 0.3), "transformer": (0.001, 0.01)}),
-    "small": (50, {"kgram": (0.003, 0.1), "lstm": (0.003, 0.1), "transformer": (0.001, 0.01)}),
+    "small": (50, {"kgram": (0.003, 0.1), "lstm": (0.003, 0.1), "transformer": (0.001, 0.003)}),
 }
 """Updates of a try, and the part of the grid that is searched: at pico all of it, above that around pico's best."""
 _QUICK_RATES, _QUICK_STEPS = {"pico": (0.01, 0.1), "tiny": (0.01,)}, 20

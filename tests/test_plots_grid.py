@@ -145,3 +145,10 @@ def test_it_is_16_to_9_and_no_text_leaves_the_page_or_covers_another(settings):
 def test_what_cannot_be_drawn_honestly_is_refused_with_the_reason(table, settings, message):
     with pytest.raises(ValueError, match=message):
         grid(table, **settings)
+
+
+def test_a_cell_without_a_known_interval_shows_its_number_alone():
+    table = cells(half=[np.nan, *[0.25] * 11])
+    figure = grid(table, interval="half", interval_means="95% interval over 5 seeds")
+    assert shown(figure).count("±0.25") == 11
+    assert f"{table.perplexity[0]:.2f}" in shown(figure)

@@ -15,7 +15,7 @@ def test_every_model_searches_neighbouring_values_of_the_one_grid(family, size):
     rates, _ = tried_rates(Lab(get_profile("standard")), family, size)
     start = RATES.index(rates[0])
     assert rates == RATES[start : start + len(rates)]
-    assert len(rates) >= 3
+    assert len(rates) >= 2
 
 
 def test_all_families_are_tried_for_equally_many_updates():
