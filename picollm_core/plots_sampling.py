@@ -168,7 +168,7 @@ def plot_plane(
         axes.plot(*human, **star, mec="white", mew=1.5, zorder=5)
         handles.append(Line2D([], [], **(star | {"markersize": 18}), label=FAMILY_LABELS["human"]))
         if percent:
-            axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+            axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
         axes.margins(0.06)
         axes.set_xlabel(x_label + (f"\nwhiskers: {interval_means}" if interval else ""))
         axes.set_ylabel(y_label)
