@@ -220,7 +220,9 @@ def _add_conclusion(deck: Any, facts: Facts, found: dict[str, tuple[int, FigureE
 
     best = facts.best[facts.winner]
     score = f"{best.summary['bits_per_byte']:.3f}"
-    title = f"Fewest bits per byte after equal training: the {FAMILY_LABELS[facts.winner]}, {score}"
+    # The updates are said because shorter comparisons, whose slides are listed below, can have another winner.
+    steps = f"{best.summary['steps']:,}"
+    title = f"After {steps} equal updates the {FAMILY_LABELS[facts.winner]} leads, at {score} bits per byte"
     entry = found["comparison"][1] if "comparison" in found else None
     path = sources.notebooks / f"{entry.notebook}.ipynb" if entry else None
     answer = answer_of(path) if path else None
