@@ -129,7 +129,7 @@ def test_the_conclusion_lists_each_finding_with_its_slide(made):
     text = "\n".join(plain(shape.text_frame.text) for shape in deck.slides[9].shapes if shape.has_text_frame)
     assert all(FIGURES[name] in text for name in FIGURES if name != "06_extra")
     assert all(f"\n{page}\n" in text for page in range(4, 9))
-    assert "Transformer, 1.100" in text
+    assert "Transformer leads, at 1.100 bits per byte" in text
 
 
 def test_data_slide_shows_the_numbers_of_notebook_and_records(made):
