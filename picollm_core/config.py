@@ -2,17 +2,29 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 from picollm_core.config_base import RESULTS_VERSION, Config, require
+from picollm_core.model_configs import (
+    LINEAR_MIXERS,
+    MODEL_CONFIGS,
+    KGramConfig,
+    LSTMConfig,
+    Mixer,
+    ModelConfig,
+    TransformerConfig,
+    model_config_from_dict,
+)
 
 __all__ = [
+    "LINEAR_MIXERS",
     "MODEL_CONFIGS",
     "RESULTS_VERSION",
     "Config",
     "DataConfig",
     "KGramConfig",
     "LSTMConfig",
+    "Mixer",
     "ModelConfig",
     "RunConfig",
     "SamplingConfig",
@@ -21,100 +33,6 @@ __all__ = [
     "model_config_from_dict",
     "require",
 ]
-
-
-@dataclass(frozen=True)
-class ModelConfig(Config):
-    """What every language model has: vocabulary, the length it is trained at, width, depth, dropout."""
-
-    family: ClassVar[str]
-    vocab_size: int = 50_257
-    block_size: int = 256
-    n_embd: int = 64
-    n_layer: int = 1
-    dropout: float = 0.0
-
-    def validate(self) -> None:
-        for name in ("vocab_size", "block_size", "n_embd", "n_layer"):
-            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
-        require(0.0 <= self.dropout < 1.0, f"dropout is {self.dropout}; it must lie in [0, 1)")
-
-
-@dataclass(frozen=True)
-class KGramConfig(ModelConfig):
-    """k-gram MLP: `n_layer` inner layers of width `n_embd` over the last k tokens, the current one included.
-
-    `offset=1` reproduces the course's starter code, whose window ends one token too early.
-    """
-
-    family: ClassVar[str] = "kgram"
-    k: int = 3
-    embedding: Literal["onehot", "learned", "scaled", "conv"] = "learned"
-    activation: Literal["gelu", "relu", "silu"] = "silu"
-    offset: int = 0
-
-    def validate(self) -> None:
-        super().validate()
-        require(self.k >= 1, f"k is {self.k}; a k-gram needs at least its current token, so k >= 1")
-        require(self.offset in (0, 1), f"offset is {self.offset}; 0 is right, 1 reproduces the starter code's defect")
-        require(
-            self.embedding != "scaled" or self.n_embd >= self.k,
-            f"n_embd={self.n_embd} leaves no width for each of k={self.k} scaled embeddings; n_embd must be at least k",
-        )
-
-
-@dataclass(frozen=True)
-class LSTMConfig(ModelConfig):
-    """LSTM whose embedding and hidden state share the width `n_embd`; optional tying of embedding and head."""
-
-    family: ClassVar[str] = "lstm"
-    tied: bool = False
-
-
-@dataclass(frozen=True)
-class TransformerConfig(ModelConfig):
-    """Decoder-only Transformer. `n_kv_head=None` means one key/value head for each query head."""
-
-    family: ClassVar[str] = "transformer"
-    n_head: int = 1
-    n_kv_head: int | None = None
-    position: Literal["absolute", "rope", "none"] = "absolute"
-    rope_base: float = 10_000.0
-    norm: Literal["pre", "post"] = "pre"
-    norm_kind: Literal["rms", "layer"] = "rms"
-    activation: Literal["gelu", "relu", "silu", "relu2", "swiglu"] = "gelu"
-    tied: bool = True
-    qk_norm: bool = False
-    """Queries and keys normalised to unit RMS before their product (Henry et al. 2020, arXiv 2010.04245)."""
-
-    def validate(self) -> None:
-        super().validate()
-        require(self.n_head >= 1, f"n_head is {self.n_head}; it must be at least 1")
-        require(
-            self.n_embd % self.n_head == 0,
-            f"n_head={self.n_head} does not divide n_embd={self.n_embd}; every head needs the same width",
-        )
-        require(
-            self.n_kv_head is None or (self.n_kv_head >= 1 and self.n_head % self.n_kv_head == 0),
-            f"n_kv_head={self.n_kv_head} does not divide n_head={self.n_head}",
-        )
-        width = self.n_embd // self.n_head
-        require(
-            self.position != "rope" or width % 2 == 0,
-            f"rope rotates pairs, but n_embd={self.n_embd} over n_head={self.n_head} gives an odd head width, {width}",
-        )
-        require(self.rope_base > 1.0, f"rope_base is {self.rope_base}; it must exceed 1")
-
-
-MODEL_CONFIGS: dict[str, type[ModelConfig]] = {c.family: c for c in (KGramConfig, LSTMConfig, TransformerConfig)}
-
-
-def model_config_from_dict(values: dict[str, Any]) -> ModelConfig:
-    """Rebuild the configuration of any family from to_dict()'s output; the key "family" chooses the class."""
-    rest = dict(values)
-    family = rest.pop("family", None)
-    require(family in MODEL_CONFIGS, f"unknown family {family!r}; choose one of {', '.join(MODEL_CONFIGS)}")
-    return MODEL_CONFIGS[family].from_dict(rest)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -141,9 +142,10 @@ def spread(targets: Sequence[float], gap: float, low: float = 0.0, high: float =
 
 def label_ends(axes: Axes, labels: Sequence[EndLabel]) -> None:
     """Write each line's name to the right of the axes at the height of its end, moved apart where they collide."""
-    bottom, top = axes.get_ylim()
+    scale = np.log if axes.get_yscale() == "log" else np.asarray
+    bottom, top = scale(axes.get_ylim())
     ordered = sorted(labels, key=lambda label: label.y)
-    heights = [(label.y - bottom) / (top - bottom) for label in ordered]
+    heights = [float((scale(label.y) - bottom) / (top - bottom)) for label in ordered]
     # 0.72: the share of the figure's height that the axes keep below a title of two lines.
     gap = 1.35 * TEXT_POINTS / 72 / (0.72 * SIZE_INCHES[1])
     for label, height in zip(ordered, spread(heights, gap, 0.02, 0.98), strict=True):

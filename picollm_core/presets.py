@@ -1,14 +1,17 @@
 """Named model configurations, the sizes of the three families, and whole runs built from them."""
 
 import math
+import warnings
 from typing import Any
 
 from picollm_core.config import KGramConfig, LSTMConfig, ModelConfig, RunConfig, TransformerConfig, require
+from picollm_core.named_transformers import COURSE_SIZES, NAMED_TRANSFORMERS, SIZES
 from picollm_core.tokenizers import load_tokenizer
 
 _LSTM_WIDTHS = {"pico": 32, "tiny": 64, "small": 256, "base": 1024}
 _KGRAM_SIZES = {"pico": (32, 1), "tiny": (64, 3), "small": (256, 5), "base": (1024, 5)}  # width, inner layers
-_TRANSFORMER_SIZES = {"pico": (64, 1, 1), "tiny": (128, 2, 2), "small": (384, 6, 6), "base": (768, 12, 10)}
+_TRANSFORMER_SIZES = SIZES | {"base": (768, 12, 10)}
+MOST_LAYERS = 10
 
 PRESETS: dict[str, ModelConfig] = {
     **{f"lstm-{size}": LSTMConfig(n_embd=width) for size, width in _LSTM_WIDTHS.items()},
@@ -17,14 +20,28 @@ PRESETS: dict[str, ModelConfig] = {
         f"transformer-{size}": TransformerConfig(n_embd=width, n_head=heads, n_layer=depth)
         for size, (width, heads, depth) in _TRANSFORMER_SIZES.items()
     },
+    **{
+        f"{name}-{size}": build(*shape)
+        for name, build in NAMED_TRANSFORMERS.items()
+        for size, shape in (SIZES | {"course": COURSE_SIZES[name]}).items()
+    },
 }
-"""Name -> configuration at GPT-2's vocabulary, sizes as in the published slides; base is about 110M parameters."""
+"""Name -> configuration at GPT-2's vocabulary, sizes as in the published slides; base is about 110M parameters.
+
+mingpt, gpt2, gpt-oss and llama3 are those of named_transformers; "-course" is the size at which a team compared them.
+"""
 
 
 def preset(name: str, **overrides: object) -> ModelConfig:
-    """The configuration called `name`, with some fields replaced. ValueError lists the names when there is none."""
+    """The configuration called `name`, with some fields replaced. ValueError lists the names when there is none.
+
+    Warns when a Transformer gets more than 10 layers, which is the range of the course.
+    """
     require(name in PRESETS, f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
-    return PRESETS[name].replace(**overrides)
+    config = PRESETS[name].replace(**overrides)
+    if config.family == "transformer" and config.n_layer > MOST_LAYERS:
+        warnings.warn(f"{name} with n_layer={config.n_layer}: the course's range ends at {MOST_LAYERS}", stacklevel=2)
+    return config
 
 
 def default_learning_rate(config: ModelConfig) -> float:

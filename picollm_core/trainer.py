@@ -115,6 +115,7 @@ class Trainer:
             "weight_norm": _norm(list(self.model.parameters())),
             "tokens_per_second": scored / elapsed,
             "memory_mb": memory_mb(self.device),
+            **self.model.statistics(),
         }
 
 

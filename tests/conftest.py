@@ -31,6 +31,40 @@ TINY: dict[str, ModelConfig] = {
     "transformer-qk-norm": TransformerConfig(
         **_SHAPE, n_layer=2, n_head=2, position="rope", activation="relu2", qk_norm=True
     ),
+    "transformer-gpt-oss": TransformerConfig(
+        **_SHAPE,
+        n_layer=2,
+        n_head=4,
+        n_kv_head=2,
+        mixers=("window", "softmax"),
+        window=5,
+        sinks=True,
+        position="rope",
+        yarn_factor=8.0,
+        yarn_length=16,
+        activation="swiglu_clamped",
+        mlp_width=8,
+        n_expert=4,
+        n_expert_active=2,
+        bias=True,
+        tied=False,
+    ),
+    "transformer-window": TransformerConfig(
+        **_SHAPE,
+        n_layer=2,
+        n_head=2,
+        mixers=("window",),
+        window=4,
+        position="rope",
+        rope_pairs="interleaved",
+        head_width=6,
+    ),
+    "transformer-alibi-sandwich": TransformerConfig(
+        **_SHAPE, n_layer=2, n_head=4, position="alibi", norm="sandwich", activation="gelu_tanh", softcap=20.0
+    ),
+    "transformer-sinusoidal": TransformerConfig(
+        **_SHAPE, n_layer=2, n_head=2, position="sinusoidal", norm_kind="layer", bias=True, tied=False
+    ),
 }
 
 

@@ -1,11 +1,14 @@
 """Presets: their exact sizes, and whole runs from flat settings."""
 
+import warnings
+
 import pytest
 import torch
 
 from picollm_core import tokenizers
 from picollm_core.config import KGramConfig, LSTMConfig, ModelConfig, RunConfig, TransformerConfig
 from picollm_core.models import MODELS, build_model
+from picollm_core.named_transformers import NAMED_TRANSFORMERS
 from picollm_core.presets import PRESETS, default_learning_rate, preset, run_config
 from tests.test_trainer import BYTES
 
@@ -24,6 +27,22 @@ COUNTS = {
     "transformer-tiny": 6_859_520,
     "transformer-small": 30_018_816,
     "transformer-base": 109_588_992,
+    "mingpt-pico": 6_499_392,
+    "mingpt-tiny": 13_295_360,
+    "mingpt-small": 49_343_232,
+    "mingpt-course": 49_343_232,
+    "gpt2-pico": 3_282_944,
+    "gpt2-tiny": 6_862_464,
+    "gpt2-small": 30_044_544,
+    "gpt2-course": 95_498_496,
+    "gpt-oss-pico": 6_851_169,
+    "gpt-oss-tiny": 16_144_068,
+    "gpt-oss-small": 125_901_924,
+    "gpt-oss-course": 258_050_880,
+    "llama3-pico": 6_498_624,
+    "llama3-tiny": 13_357_952,
+    "llama3-small": 47_744_640,
+    "llama3-course": 193_121_280,
 }
 
 
@@ -42,10 +61,19 @@ def expected_count(config: ModelConfig) -> int:
         return inputs[config.embedding] + depth * (c * c + c) + c * v
     assert isinstance(config, TransformerConfig)
     head_width = c // config.n_head
-    attention = c * c + 2 * c * head_width * (config.n_kv_head or config.n_head) + c * c
-    mlp = 3 * c * (8 * c // 3) if config.activation == "swiglu" else 8 * c * c
+    grouped = 2 * head_width * (config.n_kv_head or config.n_head)  # keys and values
+    attention = c * c + c * grouped + c * c + (2 * c + grouped if config.bias else 0)
+    attention += config.n_head if config.sinks else 0
+    gated = config.activation.startswith("swiglu")
+    hidden = config.mlp_width or (8 * c // 3 if gated else 4 * c)
+    outer = 2 * hidden if gated else hidden
+    mlp = c * outer + hidden * c + (outer + c if config.bias else 0)
+    if config.n_expert:
+        mlp = config.n_expert * (mlp + c + (1 if config.bias else 0))  # each with its row of the router
+    norm = 2 * c if config.bias and config.norm_kind == "layer" else c
     positions = config.block_size * c if config.position == "absolute" else 0
-    return v * c * (1 if config.tied else 2) + positions + depth * (attention + mlp + 2 * c) + c
+    norms = {"pre": 2, "post": 2, "sandwich": 4}[config.norm] * norm
+    return v * c * (1 if config.tied else 2) + positions + depth * (attention + mlp + norms) + norm
 
 
 def built_count(config: ModelConfig) -> int:
@@ -54,7 +82,9 @@ def built_count(config: ModelConfig) -> int:
 
 
 def test_every_family_has_every_size():
-    assert set(PRESETS) == set(COUNTS) == {f"{f}-{s}" for f in MODELS for s in ("pico", "tiny", "small", "base")}
+    families = {f"{f}-{s}" for f in MODELS for s in ("pico", "tiny", "small", "base")}
+    named = {f"{n}-{s}" for n in NAMED_TRANSFORMERS for s in ("pico", "tiny", "small", "course")}
+    assert set(PRESETS) == set(COUNTS) == families | named
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -77,6 +107,9 @@ def test_kgram_embeddings_differ_in_size_as_counted(embedding, count):
         ("transformer-tiny", {"tied": False, "position": "rope"}),
         ("transformer-tiny", {"n_head": 8, "n_kv_head": 2, "activation": "swiglu", "position": "none"}),
         ("transformer-tiny", {"norm": "post", "norm_kind": "layer", "block_size": 32}),
+        ("transformer-tiny", {"norm": "sandwich", "norm_kind": "layer", "bias": True}),
+        ("transformer-tiny", {"norm": "sandwich", "position": "sinusoidal", "bias": True, "mlp_width": 100}),
+        ("gpt-oss-tiny", {"n_expert": 5, "sinks": False, "activation": "gelu"}),
     ],
 )
 def test_the_formulas_hold_for_other_choices_too(name, changes):
@@ -92,7 +125,8 @@ def test_sizes_are_those_of_the_published_slides():
     assert [shapes[f"kgram-{s}"] for s in ("pico", "tiny", "small")] == [(32, None, 1), (64, None, 3), (256, None, 5)]
     assert [shapes[f"transformer-{s}"] for s in ("pico", "tiny", "small")] == [(64, 1, 1), (128, 2, 2), (384, 6, 6)]
     assert {(c.k, c.activation, c.offset) for c in PRESETS.values() if isinstance(c, KGramConfig)} == {(3, "silu", 0)}
-    plain = {(c.tied, c.norm, c.norm_kind, c.position) for c in PRESETS.values() if isinstance(c, TransformerConfig)}
+    own = (c for name, c in PRESETS.items() if isinstance(c, TransformerConfig) and name.startswith("transformer"))
+    plain = {(c.tied, c.norm, c.norm_kind, c.position) for c in own}
     assert plain == {(True, "pre", "rms", "absolute")}
 
 
@@ -106,6 +140,15 @@ def test_unknown_presets_are_refused_with_the_choices(build):
 def test_unknown_fields_of_a_preset_are_refused_by_name(build):
     with pytest.raises(ValueError, match=r"LSTMConfig has no n_heads; known keys: .*n_embd"):
         build("lstm-pico", n_heads=2)
+
+
+def test_more_layers_than_the_course_s_range_are_built_with_a_warning():
+    with pytest.warns(UserWarning, match=r"gpt2-pico with n_layer=12: the course's range ends at 10"):
+        assert preset("gpt2-pico", n_layer=12).n_layer == 12
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        preset("gpt2-pico", n_layer=10)
+        preset("lstm-pico", n_layer=12)
 
 
 def test_an_override_leaves_the_preset_as_it_was():

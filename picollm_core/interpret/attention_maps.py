@@ -14,33 +14,33 @@ from torch import Tensor
 from picollm_core.config import require
 from picollm_core.inference import evaluation_mode, require_same_vocabulary
 from picollm_core.models import LanguageModel, build_model
-from picollm_core.models.attention import CausalSelfAttention, attention_weights
+from picollm_core.models.transformer import SequenceMixer, Transformer
 from picollm_core.trainer import seeded
 
 SCORES = ("previous_token", "first_token", "same_token", "entropy")
 
 
-def attention_layers(model: LanguageModel) -> list[CausalSelfAttention]:
-    """The model's attention layers from the input to the output. ValueError naming the family when it has none."""
-    layers = [module for module in model.modules() if isinstance(module, CausalSelfAttention)]
-    require(bool(layers), f"a {model.config.family} model has no attention to look at; choose a transformer")
-    return layers
+def attention_layers(model: LanguageModel) -> list[SequenceMixer]:
+    """The sequence mixers from the input to the output. ValueError naming the family when the model has none."""
+    if not isinstance(model, Transformer):
+        raise ValueError(f"a {model.config.family} model has no attention to look at; choose a transformer")
+    return [block.attention for block in model.blocks]
 
 
 @torch.no_grad()
 def attention_patterns(model: LanguageModel, idx: Tensor) -> Tensor:
-    """Softmax weights (L, B, H, T, T) of every layer and head for token ids `idx` (B, T): [..., t, s] is t's on s.
+    """Weights (L, B, H, T, T) of every layer and head for token ids `idx` (B, T): [..., t, s] is t's on s.
 
-    Each row sums to 1 and is exactly 0 for s > t. The weights come from the queries and keys that the layer itself
-    computes (`CausalSelfAttention.project`), in evaluation mode. Raises ValueError for a model without attention.
+    Softmax weights sum to 1 over s (less where a sink takes a part) and are exactly 0 for s > t; a linear mixer's are
+    those of its implicit map, of any sign and sum. They come from what the layer itself computes (its `pattern`), in
+    evaluation mode. Raises ValueError for a model without attention.
     """
     layers = attention_layers(model)
     found: list[Tensor] = []
 
-    def record(layer: CausalSelfAttention, inputs: tuple) -> None:
-        x, _, angles = inputs
-        q, k, _ = layer.project(x, angles)
-        found.append(attention_weights(q, k))  # (B, H, T, T)
+    def record(layer: SequenceMixer, inputs: tuple) -> None:
+        x, _, place = inputs
+        found.append(layer.pattern(x, place))  # (B, H, T, T)
 
     hooks = [layer.register_forward_pre_hook(record) for layer in layers]
     try:

@@ -1,4 +1,7 @@
-"""Causal softmax attention with a key/value cache, and its written-out truth."""
+"""Causal softmax attention with a key/value cache, and its written-out truth.
+
+B batch, H query heads, Hkv key/value heads (dividing H), T time, D head width.
+"""
 
 import math
 from typing import NamedTuple
@@ -8,124 +11,166 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from picollm_core.config import TransformerConfig
-from picollm_core.models.positions import rotate
+from picollm_core.models.kv_cache import KVCache
+from picollm_core.models.layers import linear
+from picollm_core.models.positions import Place, alibi_slopes, rotate
 
 
-def causal_mask(n_query: int, n_key: int, device: torch.device) -> Tensor:
-    """Boolean (n_query, n_key), true where a query may look; the queries are the last n_query of n_key positions."""
-    return torch.ones(n_query, n_key, dtype=torch.bool, device=device).tril(n_key - n_query)
+def causal_mask(n_query: int, n_key: int, device: torch.device, window: int | None = None) -> Tensor:
+    """Boolean (n_query, n_key), true where a query may look; the queries are the last n_query of n_key positions.
+
+    With a `window` a query sees that many keys, its own included.
+    """
+    mask = torch.ones(n_query, n_key, dtype=torch.bool, device=device).tril(n_key - n_query)
+    return mask if window is None else mask.triu(n_key - n_query - window + 1)
 
 
-def attention_weights(q: Tensor, k: Tensor) -> Tensor:
-    """Causal softmax weights (B, H, Tq, Tk) of queries q (B, H, Tq, D) on keys k (B, Hkv, Tk, D), Hkv dividing H.
+def distances(n_query: int, n_key: int, device: torch.device) -> Tensor:
+    """(n_query, n_key) how many positions a key lies before the query; negative for later keys."""
+    place = torch.arange(n_key, device=device)
+    return place[n_key - n_query :, None] - place
 
-    Every row sums to 1, and later keys have exactly 0 (Vaswani et al. 2017, eq. 1).
+
+class Scoring(NamedTuple):
+    """What a layer of attention adds to the plain product of queries and keys."""
+
+    window: int | None = None
+    slopes: Tensor | None = None  # (H,) of ALiBi
+    sinks: Tensor | None = None  # (H,) logits of the place that holds nothing
+    softcap: float | None = None
+
+
+PLAIN = Scoring()
+
+
+def attention_weights(q: Tensor, k: Tensor, scoring: Scoring = PLAIN) -> Tensor:
+    """Causal softmax weights (B, H, Tq, Tk) of queries q (B, H, Tq, D) on keys k (B, Hkv, Tk, D).
+
+    Every row sums to 1, or to less by what a sink takes, and hidden keys have exactly 0 (Vaswani et al. 2017, eq. 1).
+    Logits are soft-capped (Gemma 2, arXiv 2408.00118), then lowered with distance (ALiBi), then masked; a sink
+    (gpt-oss, arXiv 2508.10925) adds exp(sink) to the denominator.
     """
     k = k.repeat_interleave(q.size(1) // k.size(1), dim=1)
-    scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # (B, H, Tq, Tk)
-    return scores.masked_fill(~causal_mask(q.size(-2), k.size(-2), q.device), -math.inf).softmax(dim=-1)
+    logits = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # (B, H, Tq, Tk)
+    if scoring.softcap is not None:
+        logits = scoring.softcap * torch.tanh(logits / scoring.softcap)
+    n_query, n_key = logits.shape[-2:]
+    if scoring.slopes is not None:
+        logits = logits - scoring.slopes.to(logits)[:, None, None] * distances(n_query, n_key, q.device)
+    logits = logits.masked_fill(~causal_mask(n_query, n_key, q.device, scoring.window), -math.inf)
+    if scoring.sinks is None:
+        return logits.softmax(dim=-1)
+    sink = scoring.sinks.to(logits)[:, None, None].expand(*logits.shape[:-1], 1)
+    return torch.cat([logits, sink], dim=-1).softmax(dim=-1)[..., :-1]
 
 
-def reference_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def reference_attention(q: Tensor, k: Tensor, v: Tensor, scoring: Scoring = PLAIN) -> Tensor:
     """Causal softmax attention as the formula has it (Vaswani et al. 2017, eq. 1); the truth for the fast path.
 
-    q is (B, H, Tq, D); k and v are (B, Hkv, Tk, D) with Hkv dividing H; returns (B, H, Tq, D).
+    q is (B, H, Tq, D); k and v are (B, Hkv, Tk, D); returns (B, H, Tq, D).
     """
-    return attention_weights(q, k) @ v.repeat_interleave(q.size(1) // v.size(1), dim=1)
+    return attention_weights(q, k, scoring) @ v.repeat_interleave(q.size(1) // v.size(1), dim=1)
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
-    """The same through F.scaled_dot_product_attention, with dropout on the weights."""
-    n_query, n_key = q.size(-2), k.size(-2)
-    whole = n_query == n_key
-    mask = None if whole or n_query == 1 else causal_mask(n_query, n_key, q.device)
-    return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=whole, enable_gqa=q.size(1) != k.size(1)
+def _mask(q: Tensor, n_key: int, scoring: Scoring) -> Tensor | None:
+    """What F.scaled_dot_product_attention needs beyond its own causal rule, or None."""
+    n_query, window = q.size(-2), scoring.window
+    narrow = window is not None and window < n_key
+    if scoring.slopes is None and scoring.sinks is None and not narrow and n_query in (1, n_key):
+        return None
+    mask = causal_mask(n_query, n_key, q.device, window)
+    if scoring.slopes is not None:
+        slopes = scoring.slopes.to(q)[:, None, None]
+        mask = (-slopes * distances(n_query, n_key, q.device)).masked_fill(~mask, -math.inf)  # (H, Tq, Tk)
+    if scoring.sinks is None:
+        return mask
+    seen = torch.zeros_like(mask[..., :1]) if mask.is_floating_point() else torch.ones_like(mask[..., :1])
+    return torch.cat([seen, mask], dim=-1)
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, scoring: Scoring = PLAIN) -> Tensor:
+    """The same through F.scaled_dot_product_attention, with dropout on the weights.
+
+    A sink is one more key in front, all zeros but for a 1 in an extra coordinate, where the queries hold the sink's
+    logit; its value is zero. A soft cap has no fast kernel and is computed as written.
+    """
+    width = q.size(-1)
+    if scoring.softcap is not None:
+        weights = F.dropout(attention_weights(q, k, scoring), dropout)
+        return weights @ v.repeat_interleave(q.size(1) // v.size(1), dim=1)
+    mask = _mask(q, k.size(-2), scoring)
+    if scoring.sinks is not None:
+        finite = torch.finfo(q.dtype).min / (2 * math.sqrt(width))  # -inf times the other keys' 0 would be NaN
+        sink = scoring.sinks.to(q).clamp(min=finite)[:, None, None] * math.sqrt(width)
+        q = torch.cat([q, sink.expand(*q.shape[:-1], 1)], dim=-1)  # (B, H, Tq, D + 1)
+        k, v = F.pad(k, (0, 1, 1, 0)), F.pad(v, (0, 1, 1, 0))  # (B, Hkv, 1 + Tk, D + 1)
+        k[:, :, 0, -1] = 1.0
+    y = F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=mask is None and q.size(-2) == k.size(-2),
+        scale=width**-0.5,
+        enable_gqa=q.size(1) != k.size(1),
     )
-
-
-class KVCache(NamedTuple):
-    """Keys and values of the tokens seen so far, in buffers that may be longer than `length`.
-
-    `filled` is shared by all caches on one buffer and says how far it has been written. Appending to the newest cache
-    writes in place; appending to an older one, which would overwrite what a newer one holds, copies first.
-    """
-
-    keys: Tensor  # (B, Hkv, capacity, D)
-    values: Tensor
-    length: int
-    filled: list[int]
-
-    def append(self, k: Tensor, v: Tensor) -> "KVCache":
-        """The cache after the new keys and values k, v (B, Hkv, T, D)."""
-        if self.length == 0:
-            return KVCache(k, v, k.size(2), [k.size(2)])
-        total = self.length + k.size(2)
-        if torch.is_grad_enabled() and (k.requires_grad or self.keys.requires_grad):
-            keys, values = (torch.cat([old, new], dim=2) for old, new in ((self.keys_seen, k), (self.values_seen, v)))
-            return KVCache(keys, values, total, [total])
-        keys, values, filled = self.keys, self.values, self.filled
-        if total > keys.size(2) or filled[0] != self.length:
-            keys, values, filled = self._roomier(total)
-        keys[:, :, self.length : total] = k
-        values[:, :, self.length : total] = v
-        filled[0] = total
-        return KVCache(keys, values, total, filled)
-
-    def _roomier(self, total: int) -> tuple[Tensor, Tensor, list[int]]:
-        """Buffers with at least double the room, so that n appended tokens cost O(n) copying in all."""
-        capacity = max(2 * self.length, total, 64)
-        buffers = []
-        for seen in (self.keys_seen, self.values_seen):
-            buffer = seen.new_empty(seen.size(0), seen.size(1), capacity, seen.size(3))
-            buffer[:, :, : self.length] = seen
-            buffers.append(buffer)
-        return buffers[0], buffers[1], [self.length]
-
-    @property
-    def keys_seen(self) -> Tensor:
-        """(B, Hkv, length, D)."""
-        return self.keys[:, :, : self.length]
-
-    @property
-    def values_seen(self) -> Tensor:
-        """(B, Hkv, length, D)."""
-        return self.values[:, :, : self.length]
+    return y[..., :width]
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head attention; with n_kv_head < n_head groups of heads share keys and values (arXiv 2305.13245)."""
+    """Multi-head attention; with n_kv_head < n_head groups of heads share keys and values (arXiv 2305.13245).
 
-    def __init__(self, config: TransformerConfig) -> None:
+    A layer of kind "window" sees config.window keys (Child et al. 2019, arXiv 1904.10509; Mistral, arXiv 2310.06825).
+    """
+
+    def __init__(self, config: TransformerConfig, mixer: str = "softmax") -> None:
         super().__init__()
         self.n_head = config.n_head
         self.n_kv_head = config.n_kv_head or config.n_head
-        self.head_width = config.n_embd // config.n_head
-        self.qkv = nn.Linear(config.n_embd, (self.n_head + 2 * self.n_kv_head) * self.head_width, bias=False)
-        self.proj = nn.Linear(config.n_embd, config.n_embd, bias=False)
+        self.head_width = config.head_width or config.n_embd // config.n_head
+        width = self.n_head * self.head_width
+        self.qkv = linear(config.n_embd, width + 2 * self.n_kv_head * self.head_width, config.bias)
+        self.proj = linear(width, config.n_embd, config.bias)
+        self.window = config.window if mixer == "window" else None
+        self.softcap = config.softcap
+        self.sinks = nn.Parameter(torch.zeros(self.n_head)) if config.sinks else None
+        slopes = alibi_slopes(self.n_head).float() if config.position == "alibi" else None
+        self.register_buffer("slopes", slopes, persistent=False)
+        self.pairs = config.rope_pairs
         self.qk_norm = config.qk_norm
         self.weight_dropout = config.dropout
         self.dropout = nn.Dropout(config.dropout)
 
-    def empty_cache(self, batch_size: int) -> KVCache:
+    @property
+    def scoring(self) -> Scoring:
+        """What this layer adds to the product of queries and keys."""
+        return Scoring(self.window, self.slopes, self.sinks, self.softcap)  # type: ignore[arg-type]
+
+    def empty_state(self, batch_size: int) -> KVCache:
         """The cache before any token."""
         nothing = self.proj.weight.new_empty(batch_size, self.n_kv_head, 0, self.head_width)
         return KVCache(nothing, nothing, 0, [0])
 
-    def project(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, place: Place | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, T, D), keys and values (B, Hkv, T, D) of x (B, T, C), normalised and rotated as configured."""
         heads = self.qkv(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)  # (B, H + 2 Hkv, T, D)
         q, k, v = heads.split([self.n_head, self.n_kv_head, self.n_kv_head], dim=1)
         if self.qk_norm:
             q, k = (F.rms_norm(x, (self.head_width,)) for x in (q, k))
-        if angles is not None:
-            q, k = rotate(q, *angles), rotate(k, *angles)
+        if place is not None and place.angles is not None:
+            q, k = (rotate(x, *place.angles, self.pairs) for x in (q, k))
         return q, k, v
 
-    def forward(self, x: Tensor, cache: KVCache, angles: tuple[Tensor, Tensor] | None) -> tuple[Tensor, KVCache]:
-        """x (B, T, C) that follows `cache`; `angles` are RoPE's cos and sin (T, D) or None. Returns (B, T, C)."""
-        q, k, v = self.project(x, angles)
-        cache = cache.append(k, v)
+    def pattern(self, x: Tensor, place: Place | None) -> Tensor:
+        """Attention weights (B, H, T, T) of x (B, T, C) that follows nothing."""
+        q, k, _ = self.project(x, place)
+        return attention_weights(q, k, self.scoring)
+
+    def forward(self, x: Tensor, cache: KVCache, place: Place | None) -> tuple[Tensor, KVCache]:
+        """x (B, T, C) that follows `cache` and stands at `place`. Returns (B, T, C) and the cache after it."""
+        q, k, v = self.project(x, place)
+        cache = cache.append(k, v, self.window)
         dropout = self.weight_dropout if self.training else 0.0
-        y = causal_attention(q, cache.keys_seen, cache.values_seen, dropout)  # (B, H, T, D)
+        y = causal_attention(q, cache.keys_seen, cache.values_seen, dropout, self.scoring)  # (B, H, T, D)
         return self.dropout(self.proj(y.transpose(1, 2).flatten(-2))), cache

@@ -56,6 +56,10 @@ class LanguageModel(nn.Module, PyTorchModelHubMixin, ABC):
         """Number of trained numbers; tied weights count once."""
         return sum(p.numel() for p in self.parameters())
 
+    def statistics(self) -> dict[str, float]:
+        """What the last training step did inside the model, for the history; nothing for most models."""
+        return {}
+
     def check_ids(self, idx: Tensor) -> None:
         """Raise ValueError when `idx` is not (B, T) with at least one token, or an id is outside [0, vocab_size)."""
         if idx.ndim != 2 or idx.numel() == 0:

@@ -15,12 +15,30 @@ def squared_relu(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
+def clamped_swiglu(gate: Tensor, x: Tensor) -> Tensor:
+    """gate * sigmoid(1.702 gate) * (x + 1), gate at most 7 and x within 7 of 0 (gpt-oss, arXiv 2508.10925)."""
+    gate, x = gate.clamp(max=7.0), x.clamp(-7.0, 7.0)
+    return gate * torch.sigmoid(1.702 * gate) * (x + 1)
+
+
+def swiglu(gate: Tensor, x: Tensor) -> Tensor:
+    """silu(gate) * x (Shazeer 2020, arXiv 2002.05202, eq. 6)."""
+    return F.silu(gate) * x
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU in the tanh approximation that GPT-2 was trained with (Hendrycks & Gimpel 2016, section 2)."""
+    return F.gelu(x, approximate="tanh")
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
+    "gelu_tanh": gelu_tanh,
     "relu": F.relu,
     "silu": F.silu,
     "relu2": squared_relu,
 }
+GATED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"swiglu": swiglu, "swiglu_clamped": clamped_swiglu}
 
 
 class RMSNorm(nn.Module):
@@ -40,36 +58,49 @@ class RMSNorm(nn.Module):
         return (normed * self.weight).to(x.dtype)
 
 
-def build_norm(kind: str, width: int) -> nn.Module:
-    """RMSNorm ("rms") or LayerNorm without bias ("layer"), eps 1e-5."""
-    return RMSNorm(width) if kind == "rms" else nn.LayerNorm(width, eps=1e-5, bias=False)
+def build_norm(kind: str, width: int, bias: bool = False) -> nn.Module:
+    """RMSNorm ("rms"), or LayerNorm ("layer") with or without bias; eps 1e-5."""
+    return RMSNorm(width) if kind == "rms" else nn.LayerNorm(width, eps=1e-5, bias=bias)
+
+
+def linear(n_in: int, n_out: int, bias: bool) -> nn.Linear:
+    """A linear layer whose bias, where it has one, starts at zero."""
+    layer = nn.Linear(n_in, n_out, bias=bias)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def mlp_widths(config: TransformerConfig) -> tuple[int, int]:
+    """Outputs of the first layer of an MLP and inputs of its second: (hidden, hidden), or (2 hidden, hidden) if gated.
+
+    A gated pair of hidden width 8C/3 has the parameter count of a plain MLP of 4C.
+    """
+    gated = config.activation in GATED
+    hidden = config.mlp_width or (8 * config.n_embd // 3 if gated else 4 * config.n_embd)
+    return (2 * hidden if gated else hidden), hidden
+
+
+def activate(x: Tensor, activation: str) -> Tensor:
+    """(..., hidden), or the two halves of (..., 2 hidden) where `activation` is gated, to (..., hidden)."""
+    if activation in GATED:
+        return GATED[activation](*x.chunk(2, dim=-1))
+    return ACTIVATIONS[activation](x)
 
 
 class MLP(nn.Module):
-    """Position-wise feed-forward layer, (..., C) -> (..., C).
-
-    Two layers of hidden width 4C; for "swiglu" (Shazeer 2020, arXiv 2002.05202, eq. 6) a gated pair of hidden width
-    8C/3, which keeps the parameter count of the plain form.
-    """
+    """Position-wise feed-forward layer of two matrices, (..., C) -> (..., C)."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        width = config.n_embd
-        self.gated = config.activation == "swiglu"
-        hidden = 8 * width // 3 if self.gated else 4 * width
-        self.activation = ACTIVATIONS["silu" if self.gated else config.activation]
-        self.fc = nn.Linear(width, 2 * hidden if self.gated else hidden, bias=False)
-        self.proj = nn.Linear(hidden, width, bias=False)
+        outer, inner = mlp_widths(config)
+        self.activation = config.activation
+        self.fc = linear(config.n_embd, outer, config.bias)
+        self.proj = linear(inner, config.n_embd, config.bias)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.fc(x)  # (..., hidden), or (..., 2 hidden) when gated
-        if self.gated:
-            gate, x = x.chunk(2, dim=-1)
-            x = self.activation(gate) * x
-        else:
-            x = self.activation(x)
-        return self.dropout(self.proj(x))
+        return self.dropout(self.proj(activate(self.fc(x), self.activation)))
 
 
 def head_std(width: int) -> float:

@@ -1,4 +1,4 @@
-"""Fast attention against the written-out softmax, grouped heads, and the key/value cache."""
+"""Fast attention against the written-out softmax, with everything that can be added to it, and grouped heads."""
 
 import math
 
@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from picollm_core.config import TransformerConfig
 from picollm_core.models.attention import (
     CausalSelfAttention,
-    KVCache,
+    Scoring,
     causal_attention,
     causal_mask,
     reference_attention,
 )
+from picollm_core.models.positions import alibi_slopes
 
 D = 4
 
@@ -80,20 +81,20 @@ def test_dropout_drops_weights_and_keeps_their_mean():
     assert (draws != exact).any()
 
 
-def layer(**changes) -> CausalSelfAttention:
+def layer(mixer: str = "softmax", **changes) -> CausalSelfAttention:
     torch.manual_seed(0)
     config = TransformerConfig(**({"n_embd": 4 * D, "n_head": 4} | changes))
-    return CausalSelfAttention(config).double().eval()
+    return CausalSelfAttention(config, mixer).double().eval()
 
 
 def test_as_many_key_value_heads_as_heads_is_plain_multi_head_attention():
     plain, grouped = layer(), layer(n_kv_head=4)
     x = torch.randn(2, 7, 4 * D, dtype=torch.float64)
-    assert torch.equal(plain(x, plain.empty_cache(2), None)[0], grouped(x, grouped.empty_cache(2), None)[0])
+    assert torch.equal(plain(x, plain.empty_state(2), None)[0], grouped(x, grouped.empty_state(2), None)[0])
     torch_s = torch.nn.MultiheadAttention(4 * D, 4, bias=False, batch_first=True, dtype=torch.float64)
     torch_s.load_state_dict({"in_proj_weight": plain.qkv.weight, "out_proj.weight": plain.proj.weight})
     expected, _ = torch_s(x, x, x, attn_mask=~causal_mask(7, 7, x.device), need_weights=False)
-    torch.testing.assert_close(plain(x, plain.empty_cache(2), None)[0], expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(plain(x, plain.empty_state(2), None)[0], expected, rtol=1e-10, atol=1e-10)
 
 
 def test_grouped_heads_equal_plain_heads_whose_keys_and_values_are_repeated():
@@ -102,93 +103,26 @@ def test_grouped_heads_equal_plain_heads_whose_keys_and_values_are_repeated():
     repeated = [w.view(2, D, -1).repeat_interleave(2, dim=0).flatten(0, 1) for w in (k, v)]
     plain.load_state_dict({"qkv.weight": torch.cat([q, *repeated]), "proj.weight": grouped.proj.weight})
     x = torch.randn(2, 7, 4 * D, dtype=torch.float64)
-    a, b = grouped(x, grouped.empty_cache(2), None)[0], plain(x, plain.empty_cache(2), None)[0]
+    a, b = grouped(x, grouped.empty_state(2), None)[0], plain(x, plain.empty_state(2), None)[0]
     torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
-    assert grouped.empty_cache(3).keys.shape == (3, 2, 0, D)
-
-
-EMPTY = KVCache(torch.empty(1, 1, 0, D), torch.empty(1, 1, 0, D), 0, [0])
-
-
-def pair(time: int, value: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys and values (1, 1, time, D) that hold value, value + 1, ... so that every position can be told."""
-    k = (value + torch.arange(time, dtype=torch.float32)).view(1, 1, time, 1).expand(1, 1, time, D).clone()
-    return k, -k
-
-
-def content(cache: KVCache) -> list[float]:
-    keys, values = cache.keys_seen, cache.values_seen
-    assert keys.shape == values.shape == (1, 1, cache.length, D)
-    assert torch.equal(keys, -values)
-    return keys[0, 0, :, 0].tolist()
-
-
-@torch.no_grad()
-def test_a_branch_copies_before_it_would_overwrite_another_s_tokens():
-    trunk = EMPTY.append(*pair(3, 0)).append(*pair(2, 3))
-    left = trunk.append(*pair(2, 100))
-    right = trunk.append(*pair(1, 200))
-    left, right = left.append(*pair(1, 102)), right.append(*pair(3, 201))
-    assert content(trunk) == [0, 1, 2, 3, 4]
-    assert content(left) == [0, 1, 2, 3, 4, 100, 101, 102]
-    assert content(right) == [0, 1, 2, 3, 4, 200, 201, 202, 203]
-    assert left.keys.data_ptr() == trunk.keys.data_ptr()  # the first continuation writes in place
-    assert right.keys.data_ptr() != trunk.keys.data_ptr()
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 40), st.booleans()), min_size=1, max_size=30))
-def test_every_cache_of_a_tree_of_branches_keeps_its_own_tokens(steps):
-    """Each step appends to an arbitrary earlier cache, with or without gradients, as plain lists would."""
-    caches, lists, fresh = [EMPTY], [[]], 0.0
-    for parent, time, with_gradient in steps:
-        parent %= len(caches)
-        k, v = pair(time, fresh)
-        with torch.set_grad_enabled(with_gradient):
-            caches.append(caches[parent].append(k.requires_grad_(with_gradient), v.requires_grad_(with_gradient)))
-        lists.append(lists[parent] + [fresh + i for i in range(time)])
-        fresh += time
-    assert [content(cache) for cache in caches] == lists
-
-
-@torch.no_grad()
-def test_appending_one_token_at_a_time_reallocates_a_logarithmic_number_of_times(monkeypatch):
-    copies = []
-    roomier = KVCache._roomier
-    monkeypatch.setattr(KVCache, "_roomier", lambda self, total: copies.append(self.length) or roomier(self, total))
-    cache, n = EMPTY, 3_000
-    for i in range(n):
-        cache = cache.append(*pair(1, i))
-    assert content(cache) == list(range(n))
-    assert len(copies) <= math.log2(n / 64) + 2
-    assert sum(copies) <= 2 * n  # tokens copied in all: linear, not quadratic
-    assert cache.keys.size(2) <= max(64, 2 * n)
-
-
-def test_with_gradients_earlier_keys_are_not_written_over():
-    k, v = (t.requires_grad_() for t in pair(3, 0))
-    cache = EMPTY.append(k, v)
-    product = (cache.keys_seen**2).sum()
-    cache.append(*(t.requires_grad_() for t in pair(2, 3)))
-    product.backward()
-    assert torch.equal(k.grad, 2 * k)
+    assert grouped.empty_state(3).keys.shape == (3, 2, 0, D)
 
 
 def test_a_prompt_computed_without_gradients_can_be_continued_with_them():
     module = layer()
     x = torch.randn(1, 6, 4 * D, dtype=torch.float64)
     with torch.no_grad():
-        _, cache = module(x[:, :4], module.empty_cache(1), None)
+        _, cache = module(x[:, :4], module.empty_state(1), None)
     y, _ = module(x[:, 4:], cache, None)
     y.sum().backward()
     assert module.qkv.weight.grad.abs().sum() > 0
-    torch.testing.assert_close(y, module(x, module.empty_cache(1), None)[0][:, 4:], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(y, module(x, module.empty_state(1), None)[0][:, 4:], rtol=1e-10, atol=1e-10)
 
 
 def test_attention_dropout_acts_in_training_only():
     module = layer(dropout=0.5)
     x = torch.randn(1, 6, 4 * D, dtype=torch.float64)
-    nothing = module.empty_cache(1)
+    nothing = module.empty_state(1)
     assert torch.equal(module(x, nothing, None)[0], module(x, nothing, None)[0])
     module.train()
     assert not torch.equal(module(x, nothing, None)[0], module(x, nothing, None)[0])
@@ -200,3 +134,92 @@ def test_no_query_sees_a_later_key(sizes):
     q, k, v = qkv(1, 2, 2, n_query, n_key)
     seen = torch.autograd.grad(causal_attention(q, k, v)[0, :, 0].sum(), v)[0][0, 0].abs().sum(-1)
     assert (seen > 0).tolist() == [place <= n_key - n_query for place in range(n_key)]
+
+
+scorings = st.builds(
+    lambda window, alibi, sinks, softcap: (window, alibi, sinks, softcap),
+    st.none() | st.integers(1, 12),
+    st.booleans(),
+    st.booleans(),
+    st.none() | st.floats(0.5, 50),
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    groups=st.integers(1, 3),
+    n_kv_head=st.integers(1, 2),
+    n_query=st.integers(1, 9),
+    before=st.integers(0, 9),
+    chosen=scorings,
+    seed=st.integers(0, 2**31),
+)
+def test_fast_attention_with_window_alibi_sinks_and_softcap_equals_the_written_out_form(
+    groups, n_kv_head, n_query, before, chosen, seed
+):
+    """Outputs and all gradients, that of the sinks' logits too."""
+    window, alibi, sinks, softcap = chosen
+    n_head = groups * n_kv_head
+    inputs = qkv(1, n_head, n_kv_head, n_query, before + n_query, seed)
+    logits = torch.randn(n_head, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).requires_grad_()
+    inputs += [logits] if sinks else []
+    scoring = Scoring(window, alibi_slopes(n_head) if alibi else None, logits if sinks else None, softcap)
+    fast = causal_attention(*inputs[:3], scoring=scoring)
+    truth = reference_attention(*inputs[:3], scoring)
+    torch.testing.assert_close(fast, truth, rtol=1e-10, atol=1e-10)
+    direction = torch.randn_like(truth)
+    wanted = torch.autograd.grad((truth * direction).sum(), inputs)
+    for a, b in zip(torch.autograd.grad((fast * direction).sum(), inputs), wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_the_truth_with_everything_is_the_formula_position_by_position():
+    q, k, v = (t.detach() for t in qkv(1, 2, 1, 7, 7))
+    sinks, cap, window = torch.tensor([0.7, -1.0], dtype=torch.float64), 3.0, 4
+    result = reference_attention(q, k, v, Scoring(window, alibi_slopes(2), sinks, cap))
+    for head, slope in enumerate((2**-4, 2**-8)):
+        for t in range(7):
+            visible = range(max(0, t - window + 1), t + 1)
+            scores = [q[0, head, t] @ k[0, 0, j] / math.sqrt(D) for j in visible]
+            logits = [cap * torch.tanh(s / cap) - slope * (t - j) for s, j in zip(scores, visible, strict=True)]
+            shares = torch.stack([*logits, sinks[head]]).softmax(0)[:-1]
+            expected = sum(share * v[0, 0, j] for share, j in zip(shares, visible, strict=True))
+            torch.testing.assert_close(result[0, head, t], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_reductions_sink_at_minus_infinity_wide_window_flat_slopes_and_high_cap_are_plain_softmax():
+    q, k, v = (t.detach() for t in qkv(2, 2, 2, 6, 6))
+    plain = causal_attention(q, k, v)
+    nothing, flat = torch.full((2,), -math.inf, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    for scoring in (Scoring(sinks=nothing), Scoring(window=6), Scoring(window=600), Scoring(slopes=flat)):
+        torch.testing.assert_close(causal_attention(q, k, v, scoring=scoring), plain, rtol=1e-12, atol=1e-12)
+    capped = causal_attention(q, k, v, scoring=Scoring(softcap=1e6))
+    torch.testing.assert_close(capped, plain, rtol=1e-6, atol=1e-6)
+
+
+def test_a_window_of_one_key_returns_the_query_s_own_value():
+    q, k, v = (t.detach() for t in qkv(2, 2, 2, 6, 6))
+    torch.testing.assert_close(causal_attention(q, k, v, scoring=Scoring(window=1)), v, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("scoring", [Scoring(softcap=5.0), Scoring(window=4)], ids=["written out", "kernel"])
+def test_dropout_acts_on_the_weights_in_every_path(scoring):
+    torch.manual_seed(0)
+    q, k, v = (t.detach() for t in qkv(1, 1, 1, 6, 6))
+    draws = torch.stack([causal_attention(q, k, v, dropout=0.5, scoring=scoring) for _ in range(2_000)])
+    exact = causal_attention(q, k, v, scoring=scoring)
+    assert ((draws.mean(0) - exact).abs() < 5 * draws.std(0) / math.sqrt(len(draws)) + 1e-12).all()
+
+
+@torch.no_grad()
+def test_streaming_with_window_sinks_and_groups_far_past_the_window_equals_the_full_pass():
+    module = layer("window", n_kv_head=2, sinks=True, window=5, position="alibi")
+    torch.nn.init.normal_(module.sinks)
+    x = torch.randn(2, 40, 4 * D, dtype=torch.float64)
+    whole, _ = module(x, module.empty_state(2), None)
+    state, pieces = module.empty_state(2), []
+    for start, end in ((0, 12), (12, 13), (13, 14), (14, 22), *((t, t + 1) for t in range(22, 40))):
+        y, state = module(x[:, start:end], state, None)
+        pieces.append(y)
+    torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=1e-10, atol=1e-10)
+    assert state.length == 5

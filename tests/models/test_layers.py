@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from picollm_core.config import TransformerConfig
-from picollm_core.models.layers import ACTIVATIONS, MLP, RMSNorm, build_norm, head_std
+from picollm_core.models.layers import ACTIVATIONS, MLP, RMSNorm, activate, build_norm, head_std
 
 C = 24
 
@@ -114,3 +114,31 @@ def test_head_scale_costs_at_most_two_hundredths_of_a_nat_at_unit_hidden_scale(w
     assert head_std(width) <= 0.02
     assert head_std(width) ** 2 * width / 2 <= 0.02 + 1e-12
     assert head_std(32) == 0.02
+
+
+def test_clamped_swiglu_is_the_formula_of_gpt_oss():
+    gate = torch.tensor([-9.0, -1.0, 0.5, 9.0], dtype=torch.float64)
+    x = torch.tensor([9.0, -9.0, 0.3, 2.0], dtype=torch.float64)
+    expected = [g * (1 / (1 + math.exp(-1.702 * g))) * (y + 1) for g, y in ((-9, 7), (-1, -7), (0.5, 0.3), (7, 2))]
+    torch.testing.assert_close(activate(torch.cat([gate, x]), "swiglu_clamped"), torch.tensor(expected).double())
+
+
+def test_tanh_gelu_is_gpt_2_s_approximation():
+    x = torch.linspace(-4, 4, 9, dtype=torch.float64)
+    written = 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    torch.testing.assert_close(ACTIVATIONS["gelu_tanh"](x), written)
+    assert 0 < (written - ACTIVATIONS["gelu"](x)).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(("activation", "shapes"), [("gelu", ((7, C), (C, 7))), ("swiglu", ((14, C), (C, 7)))])
+def test_a_given_hidden_width_is_that_of_what_the_second_layer_reads(activation, shapes):
+    mlp = MLP(TransformerConfig(n_embd=C, activation=activation, mlp_width=7, bias=True))
+    assert (mlp.fc.weight.shape, mlp.proj.weight.shape) == shapes
+    assert not mlp.fc.bias.any()
+    assert not mlp.proj.bias.any()
+
+
+def test_layer_norm_has_a_bias_where_asked_and_rms_norm_never():
+    assert build_norm("layer", 4, bias=True).bias is not None
+    assert build_norm("layer", 4).bias is None
+    assert not hasattr(build_norm("rms", 4, bias=True), "bias")

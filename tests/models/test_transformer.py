@@ -9,6 +9,7 @@ from picollm_core.config import TransformerConfig
 from picollm_core.losses import next_token_loss
 from picollm_core.models import build_model
 from picollm_core.models.layers import head_std
+from picollm_core.models.positions import Place
 from picollm_core.models.transformer import INIT_STD, Transformer
 
 V, C, T, LAYERS = 19, 16, 9, 3
@@ -37,15 +38,20 @@ def written_out(model: Transformer, idx: torch.Tensor) -> torch.Tensor:
     x = model.embedding.weight[idx]
     if config.position == "absolute":
         x = x + model.positions.weight[: idx.size(1)]
-    angles = model.rope.angles(0, idx.size(1), x) if config.position == "rope" else None
+    if config.position == "sinusoidal":
+        x = x + model.waves.table(0, idx.size(1), x)
+    place = Place(0, model.rope.angles(0, idx.size(1), x) if config.position == "rope" else None)
     for block in model.blocks:
 
         def attend(y, block=block):
-            return block.attention(y, block.attention.empty_cache(len(y)), angles)[0]
+            return block.attention(y, block.attention.empty_state(len(y)), place)[0]
 
         if config.norm == "pre":
             x = x + attend(block.norm_attention(x))
             x = x + block.mlp(block.norm_mlp(x))
+        elif config.norm == "sandwich":
+            x = x + block.norm_attention_out(attend(block.norm_attention(x)))
+            x = x + block.norm_mlp_out(block.mlp(block.norm_mlp(x)))
         else:
             x = block.norm_attention(x + attend(x))
             x = block.norm_mlp(x + block.mlp(x))
@@ -53,8 +59,8 @@ def written_out(model: Transformer, idx: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("norm_kind", ["rms", "layer"])
-@pytest.mark.parametrize("position", ["absolute", "rope", "none"])
-@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("position", ["absolute", "sinusoidal", "rope", "alibi", "none"])
+@pytest.mark.parametrize("norm", ["pre", "post", "sandwich"])
 def test_logits_equal_the_written_out_formula(norm, position, norm_kind):
     model, idx = transformer(norm=norm, position=position, norm_kind=norm_kind), tokens()
     torch.testing.assert_close(model(idx), written_out(model, idx), rtol=1e-11, atol=1e-11)

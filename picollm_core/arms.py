@@ -1,0 +1,64 @@
+"""Arms of an experiment: configurations that differ in one thing, each with its own learning rate and several seeds."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from picollm_core.config import ModelConfig, require
+from picollm_core.lab import Lab
+from picollm_core.runs import Run
+from picollm_core.trainer import TrainingDiverged
+
+TUNING_SEED = 100  # none of the seeds that arms are compared with
+
+
+def tune_arms(
+    lab: Lab, arms: Mapping[str, ModelConfig], rates: Sequence[float], *, steps: int, **settings: Any
+) -> pd.DataFrame:
+    """Loss on held-out stories (nats per token) of every arm (row) after `steps` updates at every rate (column).
+
+    The runs use a seed of their own; a run that diverges counts as infinite. `settings` are those of Lab.train.
+    Raises ValueError without arms or rates.
+    """
+    require(bool(arms) and bool(rates), f"{len(arms)} arms and {len(rates)} rates; at least one of each is needed")
+
+    def loss(config: ModelConfig, rate: float) -> float:
+        try:
+            run = lab.train(config, learning_rate=rate, max_steps=steps, seed=TUNING_SEED, **settings)
+        except TrainingDiverged:
+            return math.inf
+        return run.summary["nll"]
+
+    losses = {name: {rate: loss(config, rate) for rate in rates} for name, config in arms.items()}
+    return pd.DataFrame.from_dict(losses, orient="index").rename_axis(index="arm", columns="learning rate")
+
+
+def best_rates(losses: pd.DataFrame) -> dict[str, float]:
+    """Arm -> the learning rate with the least loss in a table of `tune_arms`. ValueError when an arm never trained."""
+    failed = [name for name, row in losses.iterrows() if not any(map(math.isfinite, row))]
+    require(not failed, f"no learning rate trained {', '.join(map(str, failed))}; add smaller ones")
+    return {str(name): float(rate) for name, rate in losses.idxmin(axis=1).items()}
+
+
+def at_the_edge(losses: pd.DataFrame) -> list[str]:
+    """The arms whose best rate is the lowest or the highest that was tried, so a better one may lie outside."""
+    rates = sorted(losses.columns)
+    return [name for name, rate in best_rates(losses).items() if len(rates) > 1 and rate in (rates[0], rates[-1])]
+
+
+def train_arms(
+    lab: Lab, arms: Mapping[str, ModelConfig], rates: Mapping[str, float], seeds: Sequence[int], **settings: Any
+) -> dict[str, list[Run]]:
+    """The runs of every arm at its own learning rate, one a seed; equal seeds have equal data order in all arms."""
+    return {
+        name: [lab.train(config, learning_rate=rates[name], seed=seed, **settings) for seed in seeds]
+        for name, config in arms.items()
+    }
+
+
+def values(arms: Mapping[str, Sequence[Run]], column: str = "bits_per_byte") -> pd.DataFrame:
+    """One number of every run's summary: a row a seed, a column an arm."""
+    columns = {name: {run.config.train.seed: run.summary[column] for run in runs} for name, runs in arms.items()}
+    return pd.DataFrame(columns).rename_axis(index="seed")
