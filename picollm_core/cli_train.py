@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
-from picollm_core.config import RunConfig, TrainConfig, require
+from picollm_core.config import ModelConfig, RunConfig, TrainConfig, require
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,8 @@ class TrainCommand:
     """Train models and print their losses and samples. A finished run is shown again without training."""
 
     models: tuple[str, ...] = ("kgram-pico", "lstm-pico", "transformer-pico")
-    """Presets: kgram, lstm or transformer, each -pico, -tiny, -small or -base."""
+    """Presets: kgram, lstm or transformer, each -pico, -tiny, -small or -base; mingpt, gpt2, gpt-oss or llama3, each
+    -pico, -tiny, -small or -course."""
     corpus: str = "auto"
     """tinystories, storyworld, three_sequences, custom, a text file or a folder; auto takes TinyStories if it can."""
     tokenizer: str = "stories-4k"
@@ -44,7 +45,7 @@ class TrainCommand:
     num_inner_mlp_layers: int | None = None
     """Inner layers of the k-gram models."""
     options: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
-    """Further model settings as name=value, such as position=rope n_head=2 embedding=onehot."""
+    """Further model settings as name=value, such as position=rope n_head=2 mixers=gla,gla,softmax embedding=onehot."""
 
     max_steps_per_epoch: int | None = None
     """Cap on the updates in an epoch; three epochs then, as in the course's code, unless --epochs says otherwise."""
@@ -67,17 +68,19 @@ class TrainCommand:
         corpus, weights, limit = zip(*rows, strict=True)
         return {"corpus": corpus, "weights": weights, "limit": limit}
 
-    def _model_settings(self, family: str, known: set[str]) -> dict[str, Any]:
-        """Changes to a preset of this family from the flags."""
+    def _model_settings(self, model: ModelConfig) -> dict[str, Any]:
+        """Changes to this preset from the flags."""
+        hints = get_type_hints(type(model))
         changes: dict[str, Any] = {"block_size": self.block_size, "n_embd": self.embed_size}
-        if family == "kgram":
+        if model.family == "kgram":
             changes |= {"k": self.kgram_k, "n_layer": self.num_inner_mlp_layers}
+        set_values: dict[str, Any] = {}
         for setting in self.options:
             name, equals, text = setting.partition("=")
             require(bool(equals), f"--set takes name=value and got {setting!r}")
-            if name in known or len(self.models) == 1:  # with several families each takes what it has
-                changes[name] = _value(text)
-        return {name: value for name, value in changes.items() if value is not None}
+            if name in hints:  # with several families each takes what it has
+                set_values[name] = _value(text, hints[name])
+        return {name: value for name, value in changes.items() if value is not None} | set_values
 
     def configs(self) -> list[RunConfig]:
         """One whole configuration a model."""
@@ -99,7 +102,7 @@ class TrainCommand:
             run_config(
                 RunConfig(model=config, train=train),
                 **shared,
-                **self._model_settings(config.family, set(config.__dataclass_fields__)),
+                **self._model_settings(config),
             )
             for config in presets
         ]
@@ -113,8 +116,12 @@ class TrainCommand:
         return 0
 
 
-def _value(text: str) -> Any:
-    """A setting's value from the command line: number, true/false, none, or the text itself."""
+def _value(text: str, hint: Any) -> Any:
+    """A setting's value from the command line: a choice of its field, a list, number, true/false, none, or the text."""
+    if get_origin(hint) is Literal and text in get_args(hint):  # position=none is a choice, not an absence
+        return text
+    if get_origin(hint) is tuple:
+        return tuple(_value(part, get_args(hint)[0]) for part in text.split(","))
     if text.lower() in ("true", "false", "none"):
         return {"true": True, "false": False, "none": None}[text.lower()]
     for kind in (int, float):

@@ -32,16 +32,21 @@ mingpt, gpt2, gpt-oss and llama3 are those of named_transformers; "-course" is t
 """
 
 
+def warn_of_depth(config: ModelConfig) -> ModelConfig:
+    """The configuration as it is, with a warning when a Transformer has more layers than the course's range of 10."""
+    if config.family == "transformer" and config.n_layer > MOST_LAYERS:
+        message = f"n_layer={config.n_layer} is more than the {MOST_LAYERS} layers of the course's range"
+        warnings.warn(message, stacklevel=3)
+    return config
+
+
 def preset(name: str, **overrides: object) -> ModelConfig:
     """The configuration called `name`, with some fields replaced. ValueError lists the names when there is none.
 
     Warns when a Transformer gets more than 10 layers, which is the range of the course.
     """
     require(name in PRESETS, f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
-    config = PRESETS[name].replace(**overrides)
-    if config.family == "transformer" and config.n_layer > MOST_LAYERS:
-        warnings.warn(f"{name} with n_layer={config.n_layer}: the course's range ends at {MOST_LAYERS}", stacklevel=2)
-    return config
+    return warn_of_depth(PRESETS[name].replace(**overrides))
 
 
 def default_learning_rate(config: ModelConfig) -> float:
@@ -79,7 +84,10 @@ def run_config(model: str | ModelConfig | RunConfig, **settings: Any) -> RunConf
         changes[owners[0]][name] = value
     data = base.data.replace(**changes["data"])
     changes["model"].setdefault("vocab_size", load_tokenizer(data.tokenizer).n_vocab)
-    model_config, train = base.model.replace(**changes["model"]), base.train.replace(**changes["train"])
+    model_config = base.model.replace(**changes["model"])
+    if changes["model"].get("n_layer") is not None:
+        warn_of_depth(model_config)
+    train = base.train.replace(**changes["train"])
     if train.learning_rate is None:
         train = train.replace(learning_rate=default_learning_rate(model_config))
     return base.replace(model=model_config, data=data, train=train, **changes["run"])

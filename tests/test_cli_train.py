@@ -30,3 +30,13 @@ def test_model_settings_reach_the_families_that_have_them():
     assert (kgram.k, kgram.n_layer) == (2, 2)
     assert lstm.tied is False
     assert (transformer.position, transformer.tied, transformer.n_layer) == ("rope", False, 1)
+
+
+def test_a_choice_named_none_is_the_choice_and_elsewhere_none_is_absence():
+    settings = ["position=none", "gate=none", "softcap=none", "n_layer=3", "mixers=window,window,softmax"]
+    command = cli._parse(["train", "--models", "gpt-oss-pico", "--set", *settings])
+    model = command.configs()[0].model
+    assert (model.position, model.gate, model.softcap) == ("none", "none", None)
+    assert model.mixers == ("window", "window", "softmax")
+    single = cli._parse(["train", "--models", "llama3-pico", "--set", "mixers=gla"]).configs()[0].model
+    assert single.mixers == ("gla",)

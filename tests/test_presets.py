@@ -143,8 +143,9 @@ def test_unknown_fields_of_a_preset_are_refused_by_name(build):
 
 
 def test_more_layers_than_the_course_s_range_are_built_with_a_warning():
-    with pytest.warns(UserWarning, match=r"gpt2-pico with n_layer=12: the course's range ends at 10"):
-        assert preset("gpt2-pico", n_layer=12).n_layer == 12
+    for build in (preset, build_model, run_config):
+        with pytest.warns(UserWarning, match=r"n_layer=12 is more than the 10 layers of the course's range"):
+            build("gpt2-pico", n_layer=12, vocab_size=11)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         preset("gpt2-pico", n_layer=10)

@@ -16,8 +16,10 @@ def build_model(name_or_config: str | ModelConfig, **overrides: object) -> Langu
     The weights are drawn from torch's generator: seed it, or fork it, before building.
     Raises ValueError for an unknown name or field and for values that do not fit together.
     """
-    config = preset(name_or_config) if isinstance(name_or_config, str) else name_or_config
-    config = config.replace(**overrides)
+    if isinstance(name_or_config, str):
+        config = preset(name_or_config, **overrides)
+    else:
+        config = name_or_config.replace(**overrides)
     require(config.family in MODELS, f"no model is registered for family {config.family!r}")
     return MODELS[config.family](config)
 

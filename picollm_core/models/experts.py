@@ -42,13 +42,12 @@ class MixtureOfExperts(nn.Module):
         largest, chosen = logits.topk(self.n_active, dim=-1)
         return largest.softmax(dim=-1).to(x.dtype), chosen
 
-    def expert(self, number: int, x: Tensor) -> Tensor:
-        """Tokens x (n, C) through one expert."""
-        h = x @ self.fc[number]  # (n, hidden), or (n, 2 hidden) when gated
-        if self.fc_bias is not None:
-            h = h + self.fc_bias.view(self.fc.size(0), -1)[number]
-        y = activate(h, self.activation) @ self.proj[number]  # (n, C)
-        return y if self.proj_bias is None else y + self.proj_bias.view(self.proj.size(0), -1)[number]
+    def experts(self) -> list[tuple[Tensor, Tensor | None, Tensor, Tensor | None]]:
+        """First matrix and bias, second matrix and bias of every expert; unbound, so gradients are stacked once."""
+        n = self.fc.size(0)
+        first = [None] * n if self.fc_bias is None else self.fc_bias.view(n, -1).unbind()
+        second = [None] * n if self.proj_bias is None else self.proj_bias.view(n, -1).unbind()
+        return list(zip(self.fc.unbind(), first, self.proj.unbind(), second, strict=True))
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(0, -2)  # (N, C)
@@ -58,6 +57,11 @@ class MixtureOfExperts(nn.Module):
         order = chosen.flatten().argsort(stable=True)  # choices by expert
         rows = order // self.n_active  # the token of each choice
         pieces = tokens[rows].split(counts.tolist())
-        outputs = [self.expert(number, piece) for number, piece in enumerate(pieces) if len(piece)]
+        outputs = []
+        for piece, (fc, fc_bias, proj, proj_bias) in zip(pieces, self.experts(), strict=True):
+            if len(piece):
+                h = piece @ fc if fc_bias is None else piece @ fc + fc_bias  # (n, hidden), or (n, 2 hidden) if gated
+                y = activate(h, self.activation) @ proj  # (n, C)
+                outputs.append(y if proj_bias is None else y + proj_bias)
         out = torch.cat(outputs) * weights.flatten()[order].unsqueeze(-1)
         return self.dropout(torch.zeros_like(tokens, dtype=out.dtype).index_add(0, rows, out).view_as(x))
