@@ -15,6 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run by path, this file would find no sibling
 
+from benchmarks.linear_attention import measure_against_softmax, measure_forms
 from benchmarks.measuring import Row, machine, two_threads
 from benchmarks.nucleus import measure_nucleus
 from benchmarks.onehot import measure_against_learned, measure_layers
@@ -46,6 +47,9 @@ BENCHMARKS: dict[tuple[str, ...], Measure] = {
     ("onehot-learned-step",): measure_against_learned,
     ("nucleus-peaked",): partial(measure_nucleus, "nucleus-peaked"),
     ("nucleus-flat",): partial(measure_nucleus, "nucleus-flat"),
+    ("chunked-gla",): partial(measure_forms, "gla"),
+    ("chunked-delta",): partial(measure_forms, "delta"),
+    tuple(f"softmax-{kind}" for kind in ("linear", "gla", "delta")): measure_against_softmax,
     ("import",): measure_import,
     ("loader",): measure_loader,
     ("tokenising",): measure_tokenising,

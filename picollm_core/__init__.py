@@ -10,6 +10,7 @@ The functions below stand for the whole package; everything else is reached thro
 
 from picollm_core.corpora import load_corpus
 from picollm_core.evaluate import evaluate
+from picollm_core.exchange import from_transformers, to_transformers
 from picollm_core.loading import load_model, save_model
 from picollm_core.models import MODELS, build_model
 from picollm_core.presets import PRESETS, run_config
@@ -23,6 +24,7 @@ __all__ = [
     "PRESETS",
     "build_model",
     "evaluate",
+    "from_transformers",
     "generate",
     "generate_batch",
     "load_corpus",
@@ -33,5 +35,6 @@ __all__ = [
     "run_table",
     "save_model",
     "stream",
+    "to_transformers",
     "train",
 ]

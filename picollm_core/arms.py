@@ -12,6 +12,8 @@ from picollm_core.runs import Run
 from picollm_core.trainer import TrainingDiverged
 
 TUNING_SEED = 100  # none of the seeds that arms are compared with
+SHORT_RUNS = {"eval_every": 100, "eval_stories": 40, "final_stories": 200}
+"""How runs of a few hundred updates are evaluated: all by the same held-out stories, fewer than there are."""
 
 
 def tune_arms(

@@ -1,4 +1,4 @@
-"""The `picollm` command: train, generate, evaluate, runs, ship, workbook, figures, deck, bench."""
+"""The `picollm` command: train, generate, evaluate, runs, ship, workbook, figures, deck, bench, export, import."""
 
 import contextlib
 import io
@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from picollm_core.cli_exchange import ExportCommand, ImportCommand
 from picollm_core.cli_publish import DeckCommand, FiguresCommand, ShipCommand
 from picollm_core.cli_train import TrainCommand
 from picollm_core.config import SamplingConfig
@@ -149,6 +150,8 @@ Command = (
     | Annotated[DeckCommand, tyro.conf.subcommand("deck")]
     | Annotated[ShipCommand, tyro.conf.subcommand("ship")]
     | Annotated[BenchCommand, tyro.conf.subcommand("bench")]
+    | Annotated[ExportCommand, tyro.conf.subcommand("export")]
+    | Annotated[ImportCommand, tyro.conf.subcommand("import")]
 )
 
 

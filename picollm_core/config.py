@@ -131,7 +131,7 @@ class TrainConfig(Config):
     eval_every: int = 200
     """Updates between evaluations."""
     eval_stories: int = 200
-    """Held-out stories in those; the final evaluation takes all."""
+    """Held-out stories in those."""
     checkpoint_every: int = 200
     """Updates between checkpoints."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -142,9 +142,13 @@ class TrainConfig(Config):
     """cpu, cuda, cuda:0, mps; auto takes the fastest there is."""
     seed: int = 0
     """Of the weights and of the order of the data."""
+    final_stories: int | None = None
+    """Held-out stories in the final evaluation; left out, all."""
 
     def validate(self) -> None:
         require(self.max_steps is None or self.max_steps >= 1, f"max_steps is {self.max_steps}; it must be at least 1")
+        final = self.final_stories
+        require(final is None or final >= 1, f"final_stories is {final}; it must be at least 1, or None for all")
         for name in ("batch_size", "grad_accumulation", "eval_every", "eval_stories", "checkpoint_every"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("epochs", "learning_rate", "grad_clip"):

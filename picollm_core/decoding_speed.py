@@ -20,7 +20,7 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _timed(step: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
+def timed(step: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
     """The step's result and its milliseconds."""
     _synchronise(device)
     started = time.perf_counter()
@@ -44,8 +44,8 @@ def _both_ways(model: LanguageModel, idx: Tensor, length: int) -> dict[str, list
         def again(n: int = n) -> None:
             model.head(model.hidden(idx[:, :n])[0][:, -1])
 
-        state, with_state = _timed(advance, idx.device)
-        _, anew = _timed(again, idx.device)
+        state, with_state = timed(advance, idx.device)
+        _, anew = timed(again, idx.device)
         if n >= length:
             found["from the state"].append(with_state)
             found["whole text again"].append(anew)

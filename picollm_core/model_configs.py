@@ -109,6 +109,8 @@ class TransformerConfig(ModelConfig):
     """Tokens that linear mixers take at once in training; changes speed, not results."""
     reset_token: int | None = None
     """Linear mixers forget what came before this token; None: stories in one window share their state."""
+    norm_eps: float = 1e-5
+    """Added to the variance in every norm of the residual stream."""
 
     def validate(self) -> None:
         super().validate()
@@ -144,6 +146,7 @@ class TransformerConfig(ModelConfig):
             self.position != "sinusoidal" or self.n_embd % 2 == 0,
             f"sinusoidal positions are pairs of sine and cosine, but n_embd={self.n_embd} is odd",
         )
+        require(self.norm_eps > 0, f"norm_eps is {self.norm_eps}; it must be positive")
         require(self.rope_base > 1.0, f"rope_base is {self.rope_base}; it must exceed 1")
         require(self.yarn_factor >= 1.0, f"yarn_factor is {self.yarn_factor}; it must be at least 1, which is no YaRN")
         require(self.softcap is None or self.softcap > 0, f"softcap is {self.softcap}; it must be positive, or None")

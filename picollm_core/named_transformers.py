@@ -59,7 +59,7 @@ def gpt_oss(n_embd: int, n_head: int, n_layer: int) -> TransformerConfig:
         n_head=n_head,
         n_layer=n_layer,
         n_kv_head=max(1, n_head // 8),
-        mixers=("window", "softmax")[:n_layer],
+        mixers=("window", "softmax") if n_layer > 1 else ("window",),
         window=128,
         sinks=True,
         position="rope",

@@ -162,9 +162,9 @@ def validation_texts(corpora: list[Corpus]) -> list[str]:
 def _finish(
     directory: Path, config: RunConfig, trainer: Trainer, validation: list[str], tokenizer: tiktoken.Encoding
 ) -> None:
-    """Evaluate on all validation texts, sample, save the weights, and write the summary, which ends the run."""
+    """Evaluate on the validation texts, sample, save the weights, and write the summary, which ends the run."""
     model = trainer.model
-    result = evaluate(model, tokenizer, validation)
+    result = evaluate(model, tokenizer, validation[: config.train.final_stories])
     samples = {
         name: generate(model, tokenizer, config.prompt, max_new_tokens=config.sample_tokens, seed=0, sampling=sampler)
         for name, sampler in SAMPLERS.items()

@@ -49,6 +49,23 @@ TINY: dict[str, ModelConfig] = {
         bias=True,
         tied=False,
     ),
+    **{
+        f"transformer-{name}": TransformerConfig(
+            **_SHAPE, n_layer=2, n_head=2, position="none", activation="swiglu", chunk_size=7, **settings
+        )
+        for name, settings in {
+            "linear": {"mixers": ("linear",)},
+            "plain": {"mixers": ("plain",)},
+            "gla": {"mixers": ("gla",)},
+            "gla-scalar": {"mixers": ("gla",), "gate": "scalar"},
+            "retention": {"mixers": ("gla",), "gate": "fixed", "bias": True},
+            "delta": {"mixers": ("delta",)},
+            "delta-negative": {"mixers": ("delta",), "negative_eigenvalues": True, "qk_norm": True},
+        }.items()
+    },
+    "transformer-hybrid": TransformerConfig(
+        **_SHAPE, n_layer=4, n_head=2, mixers=("gla", "delta", "window", "softmax"), window=5, position="rope"
+    ),
     "transformer-window": TransformerConfig(
         **_SHAPE,
         n_layer=2,

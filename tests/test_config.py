@@ -169,12 +169,13 @@ def other_value(config: Config, name: str) -> object:
     value = getattr(config, name)
     special = {
         "n_kv_head": 1, "top_k": 5, "max_steps": 7, "splits": (60, 40, 0), "limit": (3,), "weights": (2.0,),
+        "final_stories": 9,
         "corpus": ("custom",), "dropout": 0.5, "top_p": 0.5, "offset": 1, "beta1": 0.5, "beta2": 0.5,
         "learning_rate": 0.5, "warmup_ratio": 0.5, "n_head": 2, "model": LSTMConfig(),
         "data": DataConfig(n_stories=101), "train": TrainConfig(seed=1), "embedding": "conv", "activation": "relu",
         "position": "rope", "norm": "post", "norm_kind": "layer", "optimizer": "sgd", "schedule": "linear",
         "precision": "float32", "mixers": ("gla",), "softcap": 30.0, "head_width": 16, "rope_pairs": "interleaved",
-        "mlp_width": 8, "n_expert": 4, "gate": "none", "expand_k": 1.0, "reset_token": 3,
+        "mlp_width": 8, "n_expert": 4, "norm_eps": 1e-6, "gate": "none", "expand_k": 1.0, "reset_token": 3,
     }  # fmt: skip
     if name in special:
         return special[name]
@@ -217,12 +218,12 @@ def test_no_default_has_changed_since_the_results_were_measured():
         TransformerConfig: [
             *(50_257, 256, 64, 1, 0.0, 1, None, "absolute", 10_000.0, "pre", "rms", "gelu", True, False),
             *(("softmax",), 128, False, None, None, "half", 1.0, 4096, False, None, 0, 4, "vector", 0.5, 1.0),
-            *(False, 64, None),
+            *(False, 64, None, 1e-5),
         ],
         DataConfig: [("auto",), (1.0,), None, "stories-4k", None, 6_000],
         TrainConfig: [
             *(None, 1.0, 16, 1, "adamw", None, 0.1, 0.9, 0.95, "cosine", 0.1, 0.0, 1.0, 200, 200, 200),
-            *("auto", False, "auto", 0),
+            *("auto", False, "auto", 0, None),
         ],
     }
     for cls, values in written_out.items():
@@ -278,6 +279,7 @@ NAN, INF = math.nan, math.inf
         (TransformerConfig, {"head_width": 0}, "head_width is 0; it must be at least 1"),
         (TransformerConfig, {"mlp_width": 0}, "mlp_width is 0"),
         (TransformerConfig, {"n_embd": 15, "position": "sinusoidal"}, "pairs of sine and cosine, but n_embd=15 is odd"),
+        (TransformerConfig, {"norm_eps": 0.0}, "norm_eps is 0.0; it must be positive"),
         (TransformerConfig, {"yarn_factor": 0.5}, "yarn_factor is 0.5; it must be at least 1"),
         (TransformerConfig, {"yarn_length": 0}, "yarn_length is 0"),
         (TransformerConfig, {"softcap": 0.0}, "softcap is 0.0; it must be positive"),

@@ -339,3 +339,15 @@ def test_progress_is_shown_only_when_asked_for(short, capfd, monkeypatch):
     captured = capfd.readouterr()
     assert captured.out == ""
     assert all(sign in captured.err for sign in ("kgram", "22/23", "loss=", "tok_s=", "step/s"))
+
+
+def test_the_final_evaluation_takes_every_held_out_story_or_the_first_few_asked_for(place):
+    corpus = write_stories(place / "many.txt", n=400)
+    settings = SHORT | {"corpus": corpus, "runs_dir": place / "runs", "max_steps": 2}
+    whole = train(MODELS["kgram"], **settings)
+    few = train(MODELS["kgram"], final_stories=2, **settings)
+    assert whole.summary["n_stories"] == load_corpus(corpus).count("validation") > 2
+    assert few.summary["n_stories"] == 2
+    assert few.fingerprint != whole.fingerprint
+    with pytest.raises(ValueError, match="final_stories is 0; it must be at least 1, or None for all"):
+        train(MODELS["kgram"], final_stories=0, **settings)

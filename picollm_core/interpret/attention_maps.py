@@ -14,6 +14,7 @@ from torch import Tensor
 from picollm_core.config import require
 from picollm_core.inference import evaluation_mode, require_same_vocabulary
 from picollm_core.models import LanguageModel, build_model
+from picollm_core.models.positions import Place
 from picollm_core.models.transformer import SequenceMixer, Transformer
 from picollm_core.trainer import seeded
 
@@ -28,19 +29,16 @@ def attention_layers(model: LanguageModel) -> list[SequenceMixer]:
 
 
 @torch.no_grad()
-def attention_patterns(model: LanguageModel, idx: Tensor) -> Tensor:
-    """Weights (L, B, H, T, T) of every layer and head for token ids `idx` (B, T): [..., t, s] is t's on s.
+def layer_inputs(model: LanguageModel, idx: Tensor) -> list[tuple[SequenceMixer, Tensor, Any, Place]]:
+    """Every sequence mixer with what it is given when the model reads ids `idx` (B, T): x (B, T, C), state, place.
 
-    Softmax weights sum to 1 over s (less where a sink takes a part) and are exactly 0 for s > t; a linear mixer's are
-    those of its implicit map, of any sign and sum. They come from what the layer itself computes (its `pattern`), in
-    evaluation mode. Raises ValueError for a model without attention.
+    In evaluation mode. Raises ValueError for a model without attention.
     """
     layers = attention_layers(model)
-    found: list[Tensor] = []
+    found: list[tuple[SequenceMixer, Tensor, Any, Place]] = []
 
     def record(layer: SequenceMixer, inputs: tuple) -> None:
-        x, _, place = inputs
-        found.append(layer.pattern(x, place))  # (B, H, T, T)
+        found.append((layer, *inputs))
 
     hooks = [layer.register_forward_pre_hook(record) for layer in layers]
     try:
@@ -49,7 +47,18 @@ def attention_patterns(model: LanguageModel, idx: Tensor) -> Tensor:
     finally:
         for hook in hooks:
             hook.remove()
-    return torch.stack(found)  # (L, B, H, T, T)
+    return found
+
+
+@torch.no_grad()
+def attention_patterns(model: LanguageModel, idx: Tensor) -> Tensor:
+    """Weights (L, B, H, T, T) of every layer and head for token ids `idx` (B, T): [..., t, s] is t's on s.
+
+    Softmax weights sum to 1 over s (less where a sink takes a part) and are exactly 0 for s > t; a linear mixer's are
+    those of its implicit map, of any sign and sum. They come from what the layer itself computes (its `pattern`), in
+    evaluation mode. Raises ValueError for a model without attention.
+    """
+    return torch.stack([layer.pattern(x, place) for layer, x, _, place in layer_inputs(model, idx)])
 
 
 def uniform_patterns(patterns: Tensor) -> Tensor:

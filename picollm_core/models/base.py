@@ -14,7 +14,7 @@ from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from picollm_core.config import ModelConfig, model_config_from_dict
+from picollm_core.config import ModelConfig, model_config_from_dict, require
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -127,7 +127,9 @@ def build_from_config_file(path: Path) -> LanguageModel:
     from picollm_core.models import build_model
 
     try:
-        return build_model(model_config_from_dict(json.loads(path.read_text(encoding="utf-8"))))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        require("model_type" not in values, "it is one of Hugging Face's transformers; convert it with picollm import")
+        return build_model(model_config_from_dict(values))
     except (ValueError, AttributeError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} is not a model configuration of this package: {error}") from error
 

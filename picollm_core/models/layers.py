@@ -58,9 +58,11 @@ class RMSNorm(nn.Module):
         return (normed * self.weight).to(x.dtype)
 
 
-def build_norm(kind: str, width: int, bias: bool = False) -> nn.Module:
-    """RMSNorm ("rms"), or LayerNorm ("layer") with or without bias; eps 1e-5."""
-    return RMSNorm(width) if kind == "rms" else nn.LayerNorm(width, eps=1e-5, bias=bias)
+def build_norm(config: TransformerConfig) -> nn.Module:
+    """A norm of the residual stream: RMSNorm, or LayerNorm with or without bias."""
+    if config.norm_kind == "rms":
+        return RMSNorm(config.n_embd, config.norm_eps)
+    return nn.LayerNorm(config.n_embd, eps=config.norm_eps, bias=config.bias)
 
 
 def linear(n_in: int, n_out: int, bias: bool) -> nn.Linear:

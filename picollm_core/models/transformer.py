@@ -11,19 +11,18 @@ from picollm_core.models.attention import CausalSelfAttention
 from picollm_core.models.base import LanguageModel
 from picollm_core.models.experts import MixtureOfExperts
 from picollm_core.models.layers import MLP, build_norm, head_std
+from picollm_core.models.linear_mixers import GatedDeltaNet, GatedLinearAttention, LinearAttention
 from picollm_core.models.positions import Place, RotaryPositions, SinusoidalPositions
 
 INIT_STD = 0.02  # GPT-2
 
-SequenceMixer = Any
+SequenceMixer = CausalSelfAttention | LinearAttention | GatedLinearAttention | GatedDeltaNet
 
 
 def build_mixer(config: TransformerConfig, kind: str) -> SequenceMixer:
     """One layer's sequence mixer: `empty_state(batch_size)`, `forward(x, state, place)` and `pattern(x, place)`."""
     if kind in ("softmax", "window"):
         return CausalSelfAttention(config, kind)
-    from picollm_core.models.linear_mixers import GatedDeltaNet, GatedLinearAttention, LinearAttention
-
     if kind == "gla":
         return GatedLinearAttention(config)
     return GatedDeltaNet(config) if kind == "delta" else LinearAttention(config, normalised=kind == "linear")
@@ -45,17 +44,13 @@ class Block(nn.Module):
 
     def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__()
-
-        def norm() -> nn.Module:
-            return build_norm(config.norm_kind, config.n_embd, config.bias)
-
-        self.norm_attention = norm()
+        self.norm_attention = build_norm(config)
         self.attention = build_mixer(config, config.mixer(layer))
-        self.norm_mlp = norm()
+        self.norm_mlp = build_norm(config)
         self.mlp = MixtureOfExperts(config) if config.n_expert else MLP(config)
         self.place_of_norm = config.norm
         if config.norm == "sandwich":
-            self.norm_attention_out, self.norm_mlp_out = norm(), norm()
+            self.norm_attention_out, self.norm_mlp_out = build_norm(config), build_norm(config)
 
     def forward(self, x: Tensor, state: Any, place: Place | None) -> tuple[Tensor, Any]:
         """x (B, T, C) that follows `state`; returns (B, T, C) and the state after it."""
@@ -94,7 +89,7 @@ class Transformer(LanguageModel):
                 width, config.rope_base, config.rope_pairs, config.yarn_factor, config.yarn_length
             )
         self.blocks: list[Block] = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))  # type: ignore[assignment]
-        self.norm = build_norm(config.norm_kind, config.n_embd, config.bias)
+        self.norm = build_norm(config)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.dropout = nn.Dropout(config.dropout)
         self._initialise()

@@ -6,12 +6,14 @@ import math
 import pytest
 import torch
 
+from picollm_core.config import LINEAR_MIXERS, TransformerConfig
 from picollm_core.interpret.attention_maps import (
     attention_layers,
     attention_patterns,
     attention_study,
     first_tokens,
     head_scores,
+    layer_inputs,
     uniform_patterns,
 )
 from picollm_core.models import build_model
@@ -19,7 +21,9 @@ from picollm_core.tokenizers import load_tokenizer
 from picollm_core.trainer import seeded
 from tests.conftest import TINY, VOCAB
 
-TRANSFORMERS = {name: config for name, config in TINY.items() if config.family == "transformer"}
+TRANSFORMERS = {name: config for name, config in TINY.items() if isinstance(config, TransformerConfig)}
+LINEAR = {name: config for name, config in TRANSFORMERS.items() if set(config.mixers) <= set(LINEAR_MIXERS)}
+SOFTMAX = {name: config for name, config in TRANSFORMERS.items() if not set(config.mixers) & set(LINEAR_MIXERS)}
 
 
 def model_of(name: str):
@@ -36,7 +40,7 @@ def ids(batch=2, time=9) -> torch.Tensor:
     return torch.randint(VOCAB, (batch, time), generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", TRANSFORMERS)
+@pytest.mark.parametrize("name", SOFTMAX)
 def test_every_row_sums_to_one_and_no_weight_is_on_a_later_token(name):
     config = TRANSFORMERS[name]
     patterns = attention_patterns(model_of(name), ids())
@@ -51,7 +55,7 @@ def test_every_row_sums_to_one_and_no_weight_is_on_a_later_token(name):
     assert (patterns - uniform_patterns(patterns)).abs().max() > 0.2
 
 
-@pytest.mark.parametrize("name", TRANSFORMERS)
+@pytest.mark.parametrize("name", SOFTMAX)
 def test_weights_times_values_give_what_the_layer_itself_returns(name):
     model = model_of(name)
     calls = []
@@ -68,6 +72,26 @@ def test_weights_times_values_give_what_the_layer_itself_returns(name):
         v = v.repeat_interleave(layer.n_head // layer.n_kv_head, dim=1)  # (B, H, T, D)
         mixed = (weights @ v).transpose(1, 2).flatten(-2)  # (B, T, C)
         torch.testing.assert_close(layer.proj(mixed), output, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_the_implicit_map_of_a_linear_mixer_times_its_values_is_what_its_memory_returns(name):
+    model = model_of(name)
+    found = layer_inputs(model, ids())
+    patterns = attention_patterns(model, ids())
+    assert torch.equal(patterns, patterns.tril())
+    for (layer, x, state, place), weights in zip(found, patterns, strict=True):
+        (q, k, v, *gates), _ = layer.inputs(x, state.tail, place.resets)
+        o, _ = layer.kernel(q, k, v, *gates, form="recurrent", state=state.memory, resets=None)
+        torch.testing.assert_close(weights @ v, o, rtol=1e-9, atol=1e-9)
+
+
+def test_a_hybrid_shows_the_maps_of_all_its_layers():
+    patterns = attention_patterns(model_of("transformer-hybrid"), ids())
+    assert patterns.shape == (4, 2, 2, 9, 9)
+    sums = patterns.sum(-1)
+    torch.testing.assert_close(sums[2:], torch.ones_like(sums[2:]))
+    assert ((sums[:2] - 1).abs() > 0.1).any()
 
 
 def test_looking_leaves_the_model_as_it_was():

@@ -125,6 +125,7 @@ def test_two_continuations_of_one_state_do_not_disturb_each_other(tiny_model):
 
 
 def test_gradients_flow_through_a_carried_state(tiny_model):
+    tiny_model.double()
     idx = tokens(2, 8)
     whole = torch.autograd.grad(tiny_model.hidden(idx)[0][:, -2:].sum(), tiny_model.parameters(), allow_unused=True)
     _, state = tiny_model.hidden(idx[:, :5])
@@ -134,7 +135,7 @@ def test_gradients_flow_through_a_carried_state(tiny_model):
     for a, b in zip(whole, pieces, strict=True):
         assert (a is None) == (b is None)
         if a is not None:
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
 
 
 def test_length_past_block_size_follows_the_documented_behaviour(tiny_model, tiny_config):

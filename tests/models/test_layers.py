@@ -57,12 +57,12 @@ def test_rmsnorm_is_its_formula_and_keeps_zeros_finite():
 
 
 def test_layernorm_has_a_gain_and_no_bias():
-    norm = build_norm("layer", C)
+    norm = build_norm(TransformerConfig(n_embd=C, norm_kind="layer"))
     assert [name for name, _ in norm.named_parameters()] == ["weight"]
     x = torch.randn(4, C)
     expected = (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
     torch.testing.assert_close(norm(x), expected)
-    assert isinstance(build_norm("rms", C), RMSNorm)
+    assert isinstance(build_norm(TransformerConfig(n_embd=C)), RMSNorm)
 
 
 def mlp(activation: str, **changes) -> MLP:
@@ -138,7 +138,18 @@ def test_a_given_hidden_width_is_that_of_what_the_second_layer_reads(activation,
     assert not mlp.proj.bias.any()
 
 
+def norm(**changes) -> torch.nn.Module:
+    return build_norm(TransformerConfig(n_embd=4, **changes))
+
+
 def test_layer_norm_has_a_bias_where_asked_and_rms_norm_never():
-    assert build_norm("layer", 4, bias=True).bias is not None
-    assert build_norm("layer", 4).bias is None
-    assert not hasattr(build_norm("rms", 4, bias=True), "bias")
+    assert norm(norm_kind="layer", bias=True).bias is not None
+    assert norm(norm_kind="layer").bias is None
+    assert not hasattr(norm(bias=True), "bias")
+
+
+@pytest.mark.parametrize("kind", ["rms", "layer"])
+def test_norms_add_the_configured_epsilon_to_the_variance(kind):
+    x = torch.tensor([1e-3, -1e-3, 1e-3, -1e-3])
+    assert norm(norm_kind=kind, norm_eps=1e-12)(x).abs().mean().item() == pytest.approx(1, rel=1e-4)
+    assert norm(norm_kind=kind, norm_eps=1e-6)(x).abs().mean().item() == pytest.approx(0.5**0.5, rel=1e-4)
