@@ -349,5 +349,3 @@ def test_the_final_evaluation_takes_every_held_out_story_or_the_first_few_asked_
     assert whole.summary["n_stories"] == load_corpus(corpus).count("validation") > 2
     assert few.summary["n_stories"] == 2
     assert few.fingerprint != whole.fingerprint
-    with pytest.raises(ValueError, match="final_stories is 0; it must be at least 1, or None for all"):
-        train(MODELS["kgram"], final_stories=0, **settings)
