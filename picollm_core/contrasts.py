@@ -76,3 +76,18 @@ def verdict(
     below, above = [c.high < bound for c in contrasts], [c.low > bound for c in contrasts]
     agrees, contradicts = (below, above) if claim == "below" else (above, below)
     return "fails" if any(contradicts) else "holds" if all(agrees) else "open"
+
+
+def equivalence(*contrasts: Contrast, margin: float) -> Literal["holds", "fails", "open"]:
+    """Whether all these differences are smaller than `margin` in size, by their whole intervals.
+
+    It holds when every interval lies within (-margin, margin), as two one-sided tests would have it (Schuirmann 1987,
+    here with 95% intervals, which is stricter than their 90%); it fails when one interval lies outside; else it is
+    open. Raises ValueError for a margin that is not above 0 and without a contrast.
+    """
+    require(margin > 0, f"margin is {margin}; it must be above 0, the largest difference that counts as none")
+    sides = (
+        verdict(*contrasts, claim="below", bound=margin),
+        verdict(*contrasts, claim="above", bound=-margin),
+    )
+    return "fails" if "fails" in sides else "holds" if sides == ("holds", "holds") else "open"

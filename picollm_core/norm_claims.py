@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from picollm_core.config import require
-from picollm_core.contrasts import Contrast, paired_contrast, verdict
+from picollm_core.contrasts import Contrast, equivalence, paired_contrast, verdict
 from picollm_core.norm_study import published_arms
-from picollm_core.position_study import equivalence
 
 Values = Mapping[str, Sequence[float]]
 """One value a seed for every arm, the seeds of all arms in one order; a table of seeds x arms is one too."""

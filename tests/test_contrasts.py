@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from picollm_core.contrasts import Contrast, holm, paired_contrast, verdict
+from picollm_core.contrasts import Contrast, equivalence, holm, paired_contrast, verdict
 
 
 def test_interval_is_students_by_hand():
@@ -100,3 +100,27 @@ def test_an_unknown_claim_and_a_claim_without_evidence_are_refused():
         verdict(Contrast(0, -1, 1, 5), claim="equal")
     with pytest.raises(ValueError, match="0 contrasts"):
         verdict(claim="below")
+
+
+@pytest.mark.parametrize(
+    ("intervals", "found"),
+    [
+        ([(-0.05, 0.05)], "holds"),
+        ([(-0.05, 0.05), (0.0, 0.09)], "holds"),
+        ([(-0.05, 0.11)], "open"),
+        ([(-0.3, 0.3)], "open"),
+        ([(-0.05, 0.05), (0.11, 0.3)], "fails"),
+        ([(-0.3, -0.11)], "fails"),
+        ([(math.nan, math.nan)], "open"),
+    ],
+)
+def test_differences_count_as_none_only_when_every_interval_lies_within_the_margin(intervals, found):
+    contrasts = [Contrast((low + high) / 2, low, high, 5) for low, high in intervals]
+    assert equivalence(*contrasts, margin=0.1) == found
+
+
+def test_equivalence_needs_a_margin_and_a_contrast():
+    with pytest.raises(ValueError, match="margin is 0"):
+        equivalence(Contrast(0, -1, 1, 3), margin=0)
+    with pytest.raises(ValueError, match="0 contrasts"):
+        equivalence(margin=0.1)
