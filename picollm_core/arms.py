@@ -64,3 +64,18 @@ def values(arms: Mapping[str, Sequence[Run]], column: str = "bits_per_byte") -> 
     """One number of every run's summary: a row a seed, a column an arm."""
     columns = {name: {run.config.train.seed: run.summary[column] for run in runs} for name, runs in arms.items()}
     return pd.DataFrame(columns).rename_axis(index="seed")
+
+
+def early_losses(arms: Mapping[str, Sequence[Run]], places: int) -> pd.DataFrame:
+    """Loss (nats per token) over the first `places` tokens of the held-out stories: a row a seed, a column an arm.
+
+    Every place counts alike. All models have read the same there, also those that read on past the trained length
+    beside others that are cut to it. Raises ValueError when a run was not scored so far.
+    """
+    shortest = min(len(run.summary["per_position"]) for runs in arms.values() for run in runs)
+    require(places <= shortest, f"places is {places}, but the longest held-out story has {shortest} tokens")
+    columns = {
+        name: {run.config.train.seed: sum(run.summary["per_position"][:places]) / places for run in runs}
+        for name, runs in arms.items()
+    }
+    return pd.DataFrame(columns).rename_axis(index="seed")

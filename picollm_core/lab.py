@@ -136,12 +136,15 @@ class Lab:
     def floors(self, run: Run, orders: tuple[int, ...] = (1, 2, 3, 4)) -> pd.DataFrame:
         """What counting alone reaches on the run's corpus: interpolated Kneser-Ney of several orders.
 
-        One row an order with nll (nats per token), perplexity, bits_per_byte, on the run's validation stories.
+        One row an order with nll (nats per token), perplexity, bits_per_byte, on the stories of the run's final
+        evaluation.
         """
+        fewer = {} if run.config.train.final_stories is None else {"stories": run.config.train.final_stories}
 
         def count() -> list[dict[str, Any]]:
             corpora, tokenizer = load_data(run.config.data), run.load_tokenizer()
-            store, texts = token_store(corpora[0], "train", tokenizer), validation_texts(corpora)
+            store = token_store(corpora[0], "train", tokenizer)
+            texts = validation_texts(corpora)[: run.config.train.final_stories]
             fitted = {order: KneserNey(order, tokenizer.n_vocab).fit(store.tokens, store.offsets) for order in orders}
             found = {order: model.evaluate(texts, tokenizer, n_bootstrap=1) for order, model in fitted.items()}
             return [
@@ -155,6 +158,7 @@ class Lab:
             corpus=run.context["corpus_hashes"],
             tokenizer=run.config.data.tokenizer,
             orders=list(orders),
+            **fewer,
         )
         return pd.DataFrame(rows)
 

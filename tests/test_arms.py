@@ -6,7 +6,7 @@ import math
 import pandas as pd
 import pytest
 
-from picollm_core.arms import TUNING_SEED, at_the_edge, best_rates, train_arms, tune_arms, values
+from picollm_core.arms import TUNING_SEED, at_the_edge, best_rates, early_losses, train_arms, tune_arms, values
 from picollm_core.config import DataConfig, KGramConfig, LSTMConfig, TrainConfig
 from picollm_core.lab import Lab
 from picollm_core.profiles import PROFILES
@@ -69,3 +69,13 @@ def test_an_arm_that_never_trained_is_named():
 def test_without_arms_or_rates_there_is_nothing_to_tune(arms, rates):
     with pytest.raises(ValueError, match=f"{len(arms)} arms and {len(rates)} rates"):
         tune_arms(None, arms, rates, steps=1)
+
+
+def test_early_losses_are_the_mean_over_the_first_places_of_every_run(lab):
+    runs = train_arms(lab, ARMS, {"narrow": 0.01, "wide": 0.02}, (0, 1))
+    table = early_losses(runs, 3)
+    expected = sum(runs["wide"][1].summary["per_position"][:3]) / 3
+    assert table.loc[1, "wide"] == pytest.approx(expected)
+    longest = len(runs["wide"][0].summary["per_position"])
+    with pytest.raises(ValueError, match=f"places is {longest + 1}, but the longest held-out story has {longest}"):
+        early_losses(runs, longest + 1)

@@ -129,3 +129,8 @@ def test_a_figure_enters_the_index_with_everything_looked_up_before_it(lab, tmp_
     assert len(entry.results) == 2
     assert f"runs/{run.fingerprint}.json" in entry.results
     assert all((RUNS_DIR / "results" / name).is_file() for name in entry.results)
+
+
+def test_floors_are_those_of_the_stories_that_the_run_was_judged_by(lab):
+    whole, few = lab.train("kgram-pico", n_embd=8), lab.train("kgram-pico", n_embd=8, final_stories=2)
+    assert lab.floors(whole, orders=(2,)).nll[0] != lab.floors(few, orders=(2,)).nll[0]
