@@ -102,8 +102,9 @@ def plot_half_lives(table: pd.DataFrame, *, title: str) -> Figure:
         axes.set_yticks(range(len(table)), names, parse_math=False)
         axes.set_ylim(len(table) - 0.4, -0.6)
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        wide = numbers.max(axis=None) > 300 * numbers.min(axis=None)  # more numbers would run into each other
+        axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5), numticks=20))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
         axes.minorticks_off()
         axes.grid(visible=True, axis="x")
         axes.grid(visible=False, axis="y")

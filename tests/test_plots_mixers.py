@@ -1,5 +1,7 @@
 """Figures about memories show what they were given, and refuse what a slide cannot show."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -93,3 +95,15 @@ def test_half_lives_show_median_range_and_start_of_every_head():
 def test_half_lives_that_cannot_be_drawn_are_refused(table, said):
     with pytest.raises(ValueError, match=said):
         plot_half_lives(table, title="T")
+
+
+def test_lives_over_many_decades_are_numbered_by_powers_of_ten_alone():
+    narrow, wide = lives(), lives()
+    wide.loc[0, "high"] = 600_000.0
+    for table, steps in ((narrow, {2.0, 2.5}), (wide, {10.0})):
+        figure = plot_half_lives(table, title="T")
+        figure.canvas.draw()
+        low, high = figure.axes[0].get_xlim()
+        places = [place for place in figure.axes[0].get_xticks() if low <= place <= high]
+        assert {round(b / a, 1) for a, b in itertools.pairwise(places)} == steps
+    assert "600,000" not in [label.get_text() for label in figure.axes[0].get_xticklabels()]
