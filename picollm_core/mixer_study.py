@@ -32,6 +32,8 @@ GATES = {
 """Arms that differ in the gate of gated linear attention alone, from the simplest gate to the richest."""
 LEAST_DECAY = 1e-6
 """A weaker decay, in nats a token, counts as this one: half of a memory is left after 693,147 tokens."""
+LEAST_LIFE = 0.01
+"""A shorter half-life, in tokens, counts as this one: after one token nothing is left of a memory."""
 
 
 def mixer_arms() -> dict[str, TransformerConfig]:
@@ -151,7 +153,7 @@ def half_lives(model: LanguageModel, idx: Tensor) -> pd.DataFrame:
     quantiles = torch.tensor([0.1, 0.5, 0.9])
     for layer, decays in enumerate(log_decays(model, idx), 1):
         for head, own in enumerate(() if decays is None else decays.unbind(1), 1):
-            life = math.log(2) / own.float().flatten().neg().clamp(min=LEAST_DECAY)
+            life = (math.log(2) / own.float().flatten().neg().clamp(min=LEAST_DECAY)).clamp(min=LEAST_LIFE)
             rows.append((layer, head, *life.quantile(quantiles).tolist()))
     return pd.DataFrame(rows, columns=["layer", "head", "low", "median", "high"])
 

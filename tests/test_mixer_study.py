@@ -12,6 +12,7 @@ from picollm_core.lab import Lab
 from picollm_core.mixer_study import (
     GATES,
     LEAST_DECAY,
+    LEAST_LIFE,
     decoding_costs,
     half_lives,
     head_memory,
@@ -256,3 +257,14 @@ def test_decoding_nothing_is_refused():
         decoding_costs({}, [8])
     with pytest.raises(ValueError, match="lengths is empty"):
         decoding_costs({"GLA": mixer_arms()["GLA"]}, [])
+
+
+def test_a_memory_that_is_gone_after_one_token_has_the_shortest_half_life_there_is():
+    torch.manual_seed(0)
+    model = build_model(TINY["transformer-delta"])
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attention.dt_bias.fill_(1e6)
+    lives = half_lives(model, torch.randint(VOCAB, (2, 9)))
+    assert ((lives[["low", "median", "high"]] - LEAST_LIFE).abs() < 1e-6).all(axis=None)
+    assert lives["low"].round(2).min() > 0
