@@ -6,6 +6,7 @@ Symbols as in linear_attention; C is the width of the residual stream, Wk = H Dk
 """
 
 import math
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from picollm_core.config import TransformerConfig
-from picollm_core.models.layers import RMSNorm
+from picollm_core.models.layers import RMSNorm, linear
 from picollm_core.models.linear_attention import (
     DELTA_CHUNK,
     Form,
@@ -45,14 +46,7 @@ def _wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _linear(n_in: int, n_out: int, bias: bool) -> nn.Linear:
-    layer = nn.Linear(n_in, n_out, bias=bias)
-    if bias:
-        nn.init.zeros_(layer.bias)
-    return layer
-
-
-class LinearMixer(nn.Module):
+class LinearMixer(nn.Module, ABC):
     """What all have in common: projections in and out, heads, state. Subclasses say what enters their kernel."""
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -62,8 +56,8 @@ class LinearMixer(nn.Module):
         self.key_width = round(config.expand_k * config.n_embd) // config.n_head
         self.value_width = round(config.expand_v * config.n_embd) // config.n_head
         self.widths = [width * config.n_head for width in (self.key_width, self.key_width, self.value_width)]
-        self.qkv = _linear(config.n_embd, sum(self.widths), config.bias)
-        self.proj = _linear(self.widths[-1], config.n_embd, config.bias)
+        self.qkv = linear(config.n_embd, sum(self.widths), config.bias)
+        self.proj = linear(self.widths[-1], config.n_embd, config.bias)
         self.dropout = nn.Dropout(config.dropout)
 
     def heads(self, x: Tensor) -> Tensor:
@@ -83,9 +77,9 @@ class LinearMixer(nn.Module):
         """Queries, keys, values and gates for the kernel, from x (B, T, C); and the convolution's next tail."""
         return self.split(self.qkv(x)), None
 
+    @abstractmethod
     def kernel(self, *inputs: Tensor, form: Form, state: Tensor | None, resets: Tensor | None) -> tuple[Tensor, Tensor]:
         """Outputs (B, H, T, Dv) and the memory after them."""
-        raise NotImplementedError
 
     def read(self, o: Tensor, x: Tensor) -> Tensor:
         """Outputs (B, T, H, Dv) made ready for the projection, with the layer's input x (B, T, C) at hand."""
@@ -147,7 +141,7 @@ class GatedReadout(nn.Module):
     def __init__(self, config: TransformerConfig, value_width: int) -> None:
         super().__init__()
         self.norm = RMSNorm(value_width)
-        self.gate = _linear(config.n_embd, config.n_head * value_width, config.bias)
+        self.gate = linear(config.n_embd, config.n_head * value_width, config.bias)
 
     def forward(self, o: Tensor, x: Tensor) -> Tensor:
         """o (B, T, H, Dv) and x (B, T, C) to (B, T, Wv)."""
@@ -165,7 +159,7 @@ class LowRankGate(nn.Module):
     def __init__(self, width: int, n_out: int) -> None:
         super().__init__()
         self.down = nn.Linear(width, GATE_RANK, bias=False)
-        self.up = _linear(GATE_RANK, n_out, bias=True)
+        self.up = linear(GATE_RANK, n_out, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) to (B, T, n_out)."""
@@ -245,7 +239,7 @@ class GatedDeltaNet(LinearMixer):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
         self.convolution = CausalConvolution(sum(self.widths))
-        self.strength = _linear(config.n_embd, self.n_head, config.bias)
+        self.strength = linear(config.n_embd, self.n_head, config.bias)
         self.greatest_strength = 2.0 if config.negative_eigenvalues else 1.0
         self.step = nn.Linear(config.n_embd, self.n_head, bias=False)
         self.A_log = nn.Parameter(torch.empty(self.n_head).uniform_(LEAST_RATE, GREATEST_RATE).log())
