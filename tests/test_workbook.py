@@ -154,6 +154,8 @@ def test_ctrl_c_stops_the_workbook_and_leaves_no_kernel(tmp_path):
     pid_file = write_endless_notebook(tmp_path)
     write_notebook(tmp_path / "notebooks", "01_next.ipynb", new_code_cell("print('never')"))
     script = (
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs inherit its neglect
         "from picollm_core.workbook import run_workbook\n"
         f"try:\n    run_workbook({str(tmp_path / 'notebooks')!r}, progress=False)\n"
         "except KeyboardInterrupt:\n    raise SystemExit(130)\n"
