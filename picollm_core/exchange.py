@@ -19,7 +19,8 @@ from torch import Tensor
 from picollm_core.config import TransformerConfig, require
 from picollm_core.exchange_configs import Layout, layout_for, layout_of
 from picollm_core.exchange_weights import weights_here, weights_there
-from picollm_core.models.base import CONFIG_FILE, WEIGHTS_FILE, LanguageModel
+from picollm_core.models.base import LanguageModel
+from picollm_core.models.saving import CONFIG_FILE, WEIGHTS_FILE
 from picollm_core.models.transformer import Transformer
 from picollm_core.tokenizers import load_tokenizer
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from picollm_core.config import require
 from picollm_core.figure_style import FAMILY_LABELS
 from picollm_core.models import LanguageModel
-from picollm_core.models.base import CONFIG_FILE, WEIGHTS_FILE
+from picollm_core.models.saving import CONFIG_FILE, WEIGHTS_FILE
 from picollm_core.runs import CONFIG_FILE as RUN_FILE
 from picollm_core.runs import MODEL_DIR, RUNS_DIR, SUMMARY_FILE, is_complete, read_json, write_json
 from picollm_core.tokenizers import load_tokenizer
