@@ -54,6 +54,10 @@ class TrainCommand:
     train: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
     refresh: bool = False
     """Train again even if this configuration has a finished run."""
+    monosemantic_enabled: bool = False
+    """The course's name for one more sample of each model: every token with its nearest neighbours among the
+    embeddings, as in "dog[cat, puppy, bear]". Single directions with one meaning are another matter: a sparse
+    autoencoder finds them, in the notebook 12_monosemanticity."""
 
     def _sources(self) -> dict[str, tuple]:
         """Corpora with weights and caps: own texts share what --tinystories_weight leaves."""
@@ -113,6 +117,8 @@ class TrainCommand:
         for config in self.configs():
             run = train(config, refresh=self.refresh)
             print(describe(run))
+            if self.monosemantic_enabled:
+                print(f"  {'nearest neighbours':<22} {annotated_sample(run)!r}")
         return 0
 
 
@@ -130,6 +136,14 @@ def _value(text: str, hint: Any) -> Any:
         except ValueError:
             continue
     return text
+
+
+def annotated_sample(run: Any) -> str:
+    """What a finished run's model writes after its prompt, every token followed by its nearest neighbours."""
+    from picollm_core.interpret.neighbours import annotated_generation
+
+    length, prompt = run.config.sample_tokens, run.config.prompt
+    return annotated_generation(run.load_model(), run.load_tokenizer(), prompt, length=length)
 
 
 def describe(run: Any) -> str:

@@ -1,5 +1,7 @@
 """Flags of `picollm train` become configurations."""
 
+import re
+
 import pytest
 
 from picollm_core import cli
@@ -40,3 +42,28 @@ def test_a_choice_named_none_is_the_choice_and_elsewhere_none_is_absence():
     assert model.mixers == ("window", "window", "softmax")
     single = cli._parse(["train", "--models", "llama3-pico", "--set", "mixers=gla"]).configs()[0].model
     assert single.mixers == ("gla",)
+
+
+def test_the_courses_monosemantic_flag_prints_each_models_sample_with_nearest_neighbours(folder, capsys):
+    size = ["--block-size", "16", "--embed-size", "32", "--max-steps", "2", "--n-stories", "150"]
+    flags = ["train", "--models", "kgram-pico", "lstm-pico", "--corpus", "storyworld", *size]
+    assert cli._parse(flags).run() == 0
+    without = capsys.readouterr().out
+    assert cli._parse([*flags, "--monosemantic_enabled"]).run() == 0
+    with_it = capsys.readouterr().out.splitlines()
+    added = [line for line in with_it if line not in without.splitlines()]
+    assert [line for line in with_it if line not in added] == without.splitlines()
+    assert len(added) == 2  # one a model, at the end of its block
+    for line in added:
+        assert re.match(r"  nearest neighbours     ['\"]Once upon a time", line)
+        assert re.search(r"\[\S+, \S+, \S+\]", line)  # three a token
+    assert with_it[-1] == added[-1]
+
+
+def test_the_help_says_what_the_flag_prints_and_where_the_autoencoder_is(capsys):
+    with pytest.raises(SystemExit):
+        cli._parse(["train", "--help"])
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--monosemantic-enabled" in said
+    assert "nearest neighbours" in said
+    assert "12_monosemanticity" in said

@@ -15,7 +15,7 @@ A site is a place where a tensor passes, most often (B, T, width):
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -55,7 +55,7 @@ def main_sites(model: LanguageModel) -> dict[str, str]:
         found = {"embedding": "token embeddings"}
         for i, block in enumerate(model.blocks):
             found[f"blocks.{i}.attention"] = f"what attention adds in layer {i + 1}"
-            if hasattr(block.mlp, "proj"):
+            if isinstance(block.mlp.proj, nn.Module):  # experts keep theirs in one tensor, where nothing passes
                 found[f"blocks.{i}.mlp.proj{INPUT}"] = f"MLP neurons of layer {i + 1}"
             found[f"blocks.{i}.mlp"] = f"what the MLP adds in layer {i + 1}"
             found[f"blocks.{i}"] = f"residual stream after layer {i + 1}"
@@ -163,16 +163,28 @@ def lstm_layer(
 
 
 class _Stepped:
-    """Stands in for nn.LSTM's forward while its states are read or edited."""
+    """Stands in for nn.LSTM's forward while its states are read or edited.
+
+    Inside another context it does that one's work too: its edits come first, and it reads what went on in the end.
+    """
+
+    fast: Callable
+    readers: list[tuple[set[str], dict[str, Tensor]]]
+    edits: list[tuple[str, Edit]]
 
     def __init__(self, rnn: nn.LSTM, edit: Mapping[str, Edit], read: Iterable[str], seen: dict[str, Tensor]) -> None:
-        self.rnn, self.seen, self.read, self.changed = rnn, seen, set(read), False
-        self.fast = rnn.forward
-        self.edit = {site: partial(self._watched, function) for site, function in edit.items()}
+        outer = rnn.forward if isinstance(rnn.forward, _Stepped) else None
+        self.rnn, self.changed = rnn, False
+        self.fast = outer.fast if outer else rnn.forward
+        self.readers = [*(outer.readers if outer else ()), (set(read), seen)]
+        self.edits = [*(outer.edits if outer else ()), *edit.items()]
+        self.edit = {site: partial(self._watched, site) for site, _ in self.edits}
 
-    def _watched(self, edit: Edit, x: Tensor) -> Tensor:
-        new = edit(x)
-        self.changed |= not (isinstance(new, Tensor) and new.shape == x.shape and torch.equal(new, x))
+    def _watched(self, site: str, x: Tensor) -> Tensor:
+        new, before = x, x.clone()  # an edit may write into what it is given
+        for function in (function for name, function in self.edits if name == site):
+            new = _edited(site, function, new)
+        self.changed |= not torch.equal(new, before)
         return new
 
     def __call__(self, x: Tensor, state: Any = None) -> Any:
@@ -183,8 +195,10 @@ class _Stepped:
         for layer, (h, c) in enumerate(zip(*before, strict=True)):
             names = f"rnn.h.{layer}", f"rnn.c.{layer}"
             outputs, cells = lstm_layer(self.rnn, layer, x, h, c, *(self.edit.get(name) for name in names))
-            found = zip(names, (outputs, cells), strict=True)
-            self.seen.update((name, values) for name, values in found if name in self.read)
+            for name, values in zip(names, (outputs, cells), strict=True):
+                for read, seen in self.readers:
+                    if name in read:
+                        seen[name] = values
             last.append((outputs[:, -1], cells[:, -1]))
             x = F.dropout(outputs, self.rnn.dropout, self.rnn.training and layer + 1 < self.rnn.num_layers)
         if not self.changed:  # the fused layer rounds differently, and nothing was asked to change
@@ -234,15 +248,30 @@ def hooked(
         yield seen
 
 
+class _AllSeen(Exception):
+    """Ends a model's run when nothing more of it is asked for."""
+
+
 @torch.no_grad()
 def activations(model: LanguageModel, idx: Tensor, sites: Iterable[str]) -> dict[str, Tensor]:
     """What passes at each site when the model reads ids `idx` (B, T), in evaluation mode and without gradients.
 
-    Raises ValueError for a site the model has not, and for one that nothing passed at.
+    The model runs as far as the last of the sites. Raises ValueError for a site the model has not, and for one that
+    nothing passed at.
     """
     sites = list(sites)
-    with evaluation_mode(model), hooked(model, read=sites) as seen:
-        model.hidden(idx)
+
+    def stop(*_: Any) -> None:
+        if all(site in seen for site in sites):
+            raise _AllSeen
+
+    with evaluation_mode(model), hooked(model, read=sites) as seen, ExitStack() as stack:
+        for site in {*sites} - {*_state_sites(model), HIDDEN}:
+            module = model.get_submodule(site.removesuffix(INPUT))
+            register = module.register_forward_pre_hook if site.endswith(INPUT) else module.register_forward_hook
+            stack.callback(register(stop).remove)  # after the hook that reads
+        with suppress(_AllSeen):
+            model.hidden(idx)
     silent = [site for site in sites if site not in seen]
     if silent:
         raise ValueError(f"nothing passed at {', '.join(silent)} while the model read {tuple(idx.shape)} tokens")

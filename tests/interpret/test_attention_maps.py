@@ -2,19 +2,25 @@
 
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from picollm_core.config import LINEAR_MIXERS, TransformerConfig
 from picollm_core.interpret.attention_maps import (
+    REPETITION_SCORES,
     attention_layers,
     attention_patterns,
     attention_study,
     first_tokens,
     head_scores,
     layer_inputs,
+    repeated_tokens,
+    repetition_loss,
+    repetition_scores,
     uniform_patterns,
+    untrained_highest,
 )
 from picollm_core.models import build_model
 from picollm_core.tokenizers import load_tokenizer
@@ -219,3 +225,124 @@ def test_a_study_leaves_torch_s_generator_alone_and_wants_the_model_s_tokenizer(
     assert torch.equal(torch.rand(1), expected)
     with pytest.raises(ValueError, match="4096 tokens but the model has 61"):
         attention_study(build_model(TINY["transformer"]), TOKENIZER, "Lily", TEXTS)
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def test_repeated_tokens_are_a_start_and_the_same_random_sequence_twice():
+    idx = repeated_tokens(torch.arange(10, 40), 50, 12, start_token=7, generator=generator())
+    assert idx.shape == (50, 25)
+    assert idx.dtype == torch.int64
+    assert set(idx[:, 0].tolist()) == {7}
+    assert torch.equal(idx[:, 1:13], idx[:, 13:])
+    assert all(len(set(row)) == 12 for row in idx[:, 1:13].tolist())  # so every token has one earlier copy
+    assert set(idx[:, 1:].flatten().tolist()) == set(range(10, 40))
+    assert len({tuple(row) for row in idx.tolist()}) == 50
+    assert torch.equal(idx, repeated_tokens(list(range(10, 40)), 50, 12, 7, generator()))
+
+
+def test_the_start_token_and_copies_in_the_pool_are_drawn_no_second_time():
+    idx = repeated_tokens([1, 1, 1, 2, 3, 0, 0], 20, 3, start_token=0, generator=generator())
+    assert {tuple(sorted(row)) for row in idx[:, 1:4].tolist()} == {(1, 2, 3)}
+    with pytest.raises(ValueError, match="3 different tokens are too few for sequences of 4"):
+        repeated_tokens([1, 1, 1, 2, 3, 0, 0], 20, 4, start_token=0)
+    with pytest.raises(ValueError, match="n_rows is 0"):
+        repeated_tokens([1, 2, 3], 0, 3, start_token=0)
+    with pytest.raises(ValueError, match="length is 2"):
+        repeated_tokens([1, 2, 3], 1, 2, start_token=0)
+
+
+def test_a_hand_made_induction_head_scores_one_and_others_nothing():
+    length = 5
+    heads = [looking_at(offset, 1 + 2 * length) for offset in (1, length, length - 1, 1 + 2 * length, 0)]
+    table = repetition_scores(torch.stack(heads)[None, None], length)
+    assert table.columns.tolist() == ["layer", "head", *REPETITION_SCORES]
+    assert table.previous_token.tolist() == pytest.approx([1, 0, 0, 0, 0])
+    assert table.duplicate_token.tolist() == pytest.approx([0, 1, 0, 0, 0])
+    assert table.induction.tolist() == pytest.approx([0, 0, 1, 0, 0])
+    assert table.first_token.tolist() == pytest.approx([0, 0, 0, 1, 0])
+    assert table.entropy.tolist() == pytest.approx([0] * 5)
+
+
+def test_only_queries_of_the_second_half_are_scored_in_every_row_and_layer():
+    length = 4
+    induction, first = looking_at(length - 1, 9), looking_at(9, 9)
+    late = torch.cat([first[: length + 1], induction[length + 1 :]])
+    layers = torch.stack([torch.stack([late, first]), torch.stack([first, first])]).unsqueeze(2)  # two layers, two rows
+    table = repetition_scores(layers, length)
+    assert table[["layer", "head"]].to_numpy().tolist() == [[1, 1], [2, 1]]
+    assert table.induction.tolist() == pytest.approx([0.5, 0])
+    assert table.first_token.tolist() == pytest.approx([0.5, 1])
+
+
+def test_the_hand_made_scores_find_the_tokens_that_their_names_say():
+    idx = repeated_tokens(range(1, 40), 3, 6, start_token=0, generator=generator())
+    query = 9
+    copy = next(s for s in range(query) if idx[1, s] == idx[1, query])
+    for column, place in (("duplicate_token", copy), ("induction", copy + 1), ("previous_token", query - 1)):
+        patterns = torch.zeros(1, 3, 1, 13, 13)
+        patterns[0, 1, 0, query, place] = 1
+        found = repetition_scores(patterns, 6).iloc[0]
+        assert found[column] == pytest.approx(1 / 18)  # of six queries in three rows
+        assert found[list(REPETITION_SCORES[:4])].sum() == pytest.approx(1 / 18)
+
+
+def test_uniform_attention_shows_what_repetition_scores_are_by_chance():
+    table = repetition_scores(uniform_patterns(torch.rand(1, 1, 2, 9, 9)), 4)
+    share = sum(1 / (t + 1) for t in range(5, 9)) / 4
+    for name in REPETITION_SCORES[:4]:
+        assert table[name].tolist() == pytest.approx([share] * 2)
+    assert table.entropy.tolist() == pytest.approx([sum(math.log2(t + 1) for t in range(5, 9)) / 4] * 2)
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_every_mixer_can_be_scored_and_entropy_is_only_where_weights_are_shares(name):
+    idx = repeated_tokens(range(1, VOCAB), 2, 8, start_token=0, generator=generator())
+    model, config = model_of(name), TRANSFORMERS[name]
+    table = repetition_scores(attention_patterns(model, idx), 8)
+    assert len(table) == config.n_layer * config.n_head
+    assert table.drop(columns="entropy").notna().all(axis=None)
+    shares = [config.mixer(layer - 1) in ("softmax", "window", "linear") for layer in table["layer"]]
+    assert table.entropy.notna().tolist() == shares
+    natural = head_scores(attention_patterns(model, idx), idx)
+    assert natural.entropy.notna().tolist() == shares
+
+
+def test_repetition_scores_want_patterns_of_the_length_they_are_told():
+    with pytest.raises(ValueError, match=r"length 5; give \(L, B, H, T, T\)"):
+        repetition_scores(torch.rand(1, 1, 1, 9, 9), 5)
+    with pytest.raises(ValueError, match="length 2"):
+        repetition_scores(torch.rand(1, 1, 1, 5, 5), 2)
+
+
+@pytest.mark.parametrize("name", ["transformer", "lstm", "kgram-learned"])
+def test_repetition_loss_is_the_mean_loss_of_each_half_without_the_turn(name):
+    torch.manual_seed(0)
+    model = build_model(TINY[name].replace(dropout=0.3))
+    idx = repeated_tokens(range(1, VOCAB), 3, 5, start_token=0, generator=generator())
+    first, second = repetition_loss(model, idx, 5)
+    assert model.training
+    log_p = model.eval()(idx).log_softmax(-1)
+    loss = [[-log_p[b, t - 1, idx[b, t]].item() for t in range(1, 11)] for b in range(3)]
+    assert first == pytest.approx(sum(sum(row[:5]) for row in loss) / 15, rel=1e-5)
+    assert second == pytest.approx(sum(sum(row[6:]) for row in loss) / 12, rel=1e-5)
+    with pytest.raises(ValueError, match=r"\(3, 11\) with length 4"):
+        repetition_loss(model, idx, 4)
+
+
+def test_the_control_is_the_highest_score_of_a_fresh_model_and_does_not_depend_on_the_weights():
+    idx = repeated_tokens(range(1, VOCAB), 4, 8, start_token=0, generator=generator())
+    score = partial(repetition_scores, length=8)
+    model = model_of("transformer")
+    before = torch.random.get_rng_state()
+    found = untrained_highest(model, idx, score, seed=1)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    with seeded(1):
+        fresh = score(attention_patterns(build_model(model.config).double(), idx))
+    assert found == fresh[list(REPETITION_SCORES)].max().to_dict()
+    assert found["induction"] < 0.1 < score(attention_patterns(model, idx)).induction.max()
+    assert found != untrained_highest(model, idx, score, seed=2)
+    with pytest.raises(ValueError, match="a lstm model has no attention"):
+        untrained_highest(build_model(TINY["lstm"]), idx, score)

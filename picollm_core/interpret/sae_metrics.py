@@ -1,0 +1,158 @@
+"""How good a dictionary is: what it leaves out, what the model loses by it, and which features ever fire.
+
+Works for a SparseAutoencoder and for a Basis alike. C width of the site, F size of the dictionary.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from picollm_core.config_base import require
+from picollm_core.inference import evaluation_mode
+from picollm_core.interpret.hooks import Edit, activations, hooked, require_site
+from picollm_core.losses import token_nll
+from picollm_core.models import LanguageModel
+
+TOKENS_AT_ONCE = 8_192
+
+
+class Dictionary(Protocol):
+    """What is asked of anything that writes a site's values as features."""
+
+    site: str
+    dict_size: int
+    activation_dim: int
+
+    @property
+    def directions(self) -> Tensor: ...
+
+    def encode(self, x: Tensor) -> Tensor: ...
+
+    def decode(self, z: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Figures of one dictionary on one text. Losses are nats per token.
+
+    l0: features that are not zero, a token. fvu: squared error over variance, pooled over all tokens. nll: the model's
+    own loss; nll_spliced: with the site replaced by its reconstruction; nll_mean and nll_zero: by its mean, by zeros.
+    recovered_* is (nll_* - nll_spliced) / (nll_* - nll); 1 is no loss at all. dead: share of features that never fired
+    in `tokens`; density holds each feature's share of tokens.
+    """
+
+    tokens: int
+    l0: float
+    fvu: float
+    nll: float
+    nll_spliced: float
+    nll_mean: float
+    nll_zero: float
+    dead: float
+    density: list[float] = field(repr=False)
+
+    @property
+    def recovered_mean(self) -> float:
+        return (self.nll_mean - self.nll_spliced) / (self.nll_mean - self.nll)
+
+    @property
+    def recovered_zero(self) -> float:
+        return (self.nll_zero - self.nll_spliced) / (self.nll_zero - self.nll)
+
+    @property
+    def added(self) -> float:
+        """Nats per token that the reconstruction costs."""
+        return self.nll_spliced - self.nll
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, the derived ones included, densities left out."""
+        values = asdict(self)
+        del values["density"]
+        derived = {"recovered_mean": self.recovered_mean, "recovered_zero": self.recovered_zero, "added": self.added}
+        return values | derived
+
+
+def row_batches(idx: Tensor, mask: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows of ids (N, T) and their mask (N, T), TOKENS_AT_ONCE tokens at a time."""
+    rows = max(1, TOKENS_AT_ONCE // idx.size(1))
+    for start in range(0, len(idx), rows):
+        yield idx[start : start + rows], mask[start : start + rows]
+
+
+@torch.no_grad()
+def mean_nll(model: LanguageModel, idx: Tensor, mask: Tensor, edit: dict[str, Edit] | None = None) -> float:
+    """Mean loss in nats of the tokens idx[:, 1:] where mask (N, T) has them, with `edit` as in hooked."""
+    total, count = 0.0, 0
+    with evaluation_mode(model), hooked(model, edit=edit):
+        for rows, kept in row_batches(idx, mask):
+            scored = kept[:, 1:]
+            h = model.hidden(rows[:, :-1])[0][scored]  # (n, C)
+            nll, _ = token_nll(h, model.head.weight, rows[:, 1:][scored])
+            total, count = total + nll.double().sum().item(), count + len(nll)
+    require(count > 0, "the mask has no token to be scored; give longer texts")
+    return total / count
+
+
+def _where(mask_of: Callable[[Tensor], Tensor], new: Callable[[Tensor], Tensor]) -> Edit:
+    def edit(x: Tensor) -> Tensor:
+        return torch.where(mask_of(x).unsqueeze(-1), new(x).to(x.dtype), x)
+
+    return edit
+
+
+def _past_start(x: Tensor) -> Tensor:
+    """(B, T) bool: all but the end-of-text token that every row begins with, which is no text."""
+    keep = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+    keep[:, 0] = False
+    return keep
+
+
+@torch.no_grad()
+def site_mean(model: LanguageModel, site: str, idx: Tensor, mask: Tensor) -> Tensor:
+    """The mean (C,) of what passes at a site over the tokens of mask (N, T)."""
+    total, count = torch.zeros(()), 0
+    for rows, kept in row_batches(idx, mask):
+        x = activations(model, rows, [site])[site][kept].double()
+        total, count = total + x.sum(0), count + len(x)
+    require(count > 0, "the mask has no token; give longer texts")
+    return (total / count).float()
+
+
+@torch.no_grad()
+def measure_dictionary(model: LanguageModel, dictionary: Dictionary, idx: Tensor, mask: Tensor) -> Quality:
+    """Figures of a dictionary on ids (N, T), rows that begin with an end-of-text token, over the tokens of mask (N, T).
+
+    Whole rows are read at once, so they start where the model starts a story; the first token of a row is never
+    replaced. ValueError when the dictionary does not fit the model, or nothing is masked in.
+    """
+    site = require_site(model, dictionary.site)
+    mean = site_mean(model, site, idx, mask)
+    require(
+        len(mean) == dictionary.activation_dim,
+        f"the dictionary reads width {dictionary.activation_dim}, not {len(mean)}",
+    )
+    squared, variance, fired, count = 0.0, 0.0, torch.zeros(dictionary.dict_size), 0
+    for rows, kept in row_batches(idx, mask):
+        x = activations(model, rows, [site])[site][kept]  # (n, C)
+        z = dictionary.encode(x)  # (n, F)
+        squared += (x - dictionary.decode(z)).double().square().sum().item()
+        variance += (x - mean).double().square().sum().item()
+        fired += (z != 0).sum(0)
+        count += len(x)
+    replaced = {
+        "nll_spliced": _where(_past_start, lambda x: dictionary.decode(dictionary.encode(x))),
+        "nll_mean": _where(_past_start, lambda x: mean.expand_as(x)),
+        "nll_zero": _where(_past_start, torch.zeros_like),
+    }
+    return Quality(
+        tokens=count,
+        l0=fired.sum().item() / count,
+        fvu=squared / variance,
+        nll=mean_nll(model, idx, mask),
+        **{name: mean_nll(model, idx, mask, {site: edit}) for name, edit in replaced.items()},
+        dead=(fired == 0).float().mean().item(),
+        density=(fired / count).tolist(),
+    )
