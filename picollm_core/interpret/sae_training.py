@@ -68,13 +68,15 @@ def geometric_median(x: Tensor, steps: int = 50) -> Tensor:
 
 @torch.no_grad()
 def prepare(sae: SparseAutoencoder, x: Tensor) -> None:
-    """Set the scale, so that x (N, C) has variance 1 a dimension on average, and b_dec to the geometric median."""
+    """Set the scale, so that x (N, C) has variance 1 a dimension on average, b_dec to the geometric median, and the
+    activation's start."""
     spread = (x - x.mean(0)).square().mean().sqrt()
     require(
         bool(spread > 0), f"what passes at {sae.site!r} is the same for all {len(x)} tokens; nothing can be learned"
     )
     sae.scale.copy_(1 / spread)
     sae.b_dec.copy_(geometric_median(x * sae.scale))
+    sae.b_enc.add_(sae.activation.start(sae.pre_activations(x)))
 
 
 class SAETrainer:
@@ -152,8 +154,8 @@ def train_sae(
     n_tokens: int,
     dict_size: int | None = None,
     activation: SparseActivation | None = None,
-    batch_size: int = 2_048,
-    learning_rate: float = 2e-3,
+    batch_size: int = 1_024,
+    learning_rate: float = 3e-3,
     dead_after: int = 200_000,
     seed: int = 0,
     progress: bool = True,

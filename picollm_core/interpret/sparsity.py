@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from picollm_core.config_base import require
 
+STARTING_L0 = 32
+"""Active features a token that a ReLU begins with."""
+
 
 class SparseActivation(nn.Module, ABC):
     """Base of all kinds. `attach` is called once, by the autoencoder that takes it."""
@@ -26,6 +29,13 @@ class SparseActivation(nn.Module, ABC):
     def forward(self, pre: Tensor) -> Tensor:
         """Codes of pre-activations, both (..., F)."""
 
+    def start(self, pre: Tensor) -> Tensor:
+        """Called once with the first pre-activations (N, F); what to add to the encoder's bias (F,), or zeros.
+
+        Without it, kinds that have no k would begin with half of the features active, and spend their training on that.
+        """
+        return pre.new_zeros(pre.size(-1))
+
     def penalty(self, pre: Tensor, z: Tensor) -> Tensor:
         """What sparsity costs in the training loss: a scalar, from pre-activations and codes (N, F)."""
         return z.new_zeros(())
@@ -37,6 +47,13 @@ class SparseActivation(nn.Module, ABC):
 
 def _require_count(k: int, dict_size: int) -> None:
     require(dict_size >= k, f"dict_size is {dict_size}, smaller than the k={k} of its activation; take a larger one")
+
+
+def _exceeded_by(pre: Tensor, count: float) -> Tensor:
+    """Values (F,) that pre-activations (N, F) exceed so often that `count` features a token do, at least 0.01."""
+    share = min(count / pre.size(-1), 1.0)
+    place = min(max(1, round((1 - share) * len(pre))), len(pre))
+    return pre.kthvalue(place, dim=0).values.clamp(min=0.01)
 
 
 class TopK(SparseActivation):
@@ -70,7 +87,7 @@ class BatchTopK(SparseActivation):
     kind = "batchtopk"
     threshold: Tensor
 
-    def __init__(self, k: int = 32, momentum: float = 0.99) -> None:
+    def __init__(self, k: int = 32, momentum: float = 0.95) -> None:
         super().__init__()
         require(k >= 1, f"k is {k}; a code needs at least 1 active feature")
         require(0 <= momentum < 1, f"momentum is {momentum}; it must lie in [0, 1)")
@@ -107,6 +124,9 @@ class ReLU(SparseActivation):
 
     def forward(self, pre: Tensor) -> Tensor:
         return F.relu(pre)
+
+    def start(self, pre: Tensor) -> Tensor:
+        return -_exceeded_by(pre, STARTING_L0)
 
     def penalty(self, pre: Tensor, z: Tensor) -> Tensor:
         return self.l1 * z.abs().sum(-1).mean()
@@ -147,29 +167,31 @@ class JumpReLU(SparseActivation):
     kind = "jumprelu"
     log_threshold: nn.Parameter
 
-    def __init__(
-        self, target: float = 32.0, weight: float = 1.0, threshold: float = 0.1, bandwidth: float = 0.3
-    ) -> None:
+    def __init__(self, target: float = 32.0, weight: float = 1.0, bandwidth: float = 0.3) -> None:
         super().__init__()
-        for name, value in (("target", target), ("threshold", threshold), ("bandwidth", bandwidth)):
+        for name, value in (("target", target), ("bandwidth", bandwidth)):
             require(value > 0, f"{name} is {value}; it must be above 0")
         require(weight >= 0, f"weight is {weight}; a price cannot be negative")
-        self.target, self.weight, self.start, self.bandwidth = target, weight, threshold, bandwidth
+        self.target, self.weight, self.bandwidth = target, weight, bandwidth
 
     def attach(self, dict_size: int) -> None:
         _require_count(int(self.target), dict_size)
-        self.log_threshold = nn.Parameter(torch.full((dict_size,), self.start).log())
+        self.log_threshold = nn.Parameter(torch.zeros(dict_size))  # 1, until start() has seen data
 
     def forward(self, pre: Tensor) -> Tensor:
         return _Jump.apply(F.relu(pre), self.log_threshold.exp(), self.bandwidth)[0]
+
+    @torch.no_grad()
+    def start(self, pre: Tensor) -> Tensor:
+        self.log_threshold.copy_(_exceeded_by(pre, self.target).log())
+        return super().start(pre)
 
     def penalty(self, pre: Tensor, z: Tensor) -> Tensor:
         above = _Jump.apply(F.relu(pre), self.log_threshold.exp(), self.bandwidth)[1]
         return self.weight * (above.sum(-1).mean() / self.target - 1).square()
 
     def settings(self) -> dict[str, Any]:
-        values = {"target": self.target, "weight": self.weight, "threshold": self.start, "bandwidth": self.bandwidth}
-        return {"kind": self.kind} | values
+        return {"kind": self.kind, "target": self.target, "weight": self.weight, "bandwidth": self.bandwidth}
 
 
 ACTIVATION_KINDS: dict[str, type[SparseActivation]] = {c.kind: c for c in (TopK, BatchTopK, ReLU, JumpReLU)}

@@ -61,14 +61,14 @@ def test_relu_costs_the_mean_sum_of_a_code():
 
 
 def test_jumprelu_is_zero_up_to_its_threshold_and_the_value_above():
-    activation = JumpReLU(2.0, threshold=1.0)
+    activation = JumpReLU(2.0)
     activation.attach(4)
     z = activation(torch.tensor([[0.5, 1.5, -3.0, 0.99]]))
     assert z.tolist() == [[0, 1.5, 0, 0]]
 
 
 def test_jumprelu_gradients_are_the_papers_pseudo_derivatives():
-    activation = JumpReLU(2.0, weight=3.0, threshold=1.0, bandwidth=0.4)
+    activation = JumpReLU(2.0, weight=3.0, bandwidth=0.4)
     activation.attach(3)
     pre = torch.tensor([[1.1, 2.0, 0.9], [0.1, 1.05, 3.0]], requires_grad=True)
     upstream = torch.tensor([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]])
@@ -81,7 +81,7 @@ def test_jumprelu_gradients_are_the_papers_pseudo_derivatives():
 
 def test_jumprelu_penalty_pulls_the_thresholds_towards_the_wanted_number():
     for target, sign in ((1.0, -1), (3.0, 1)):  # 2 features fire: too many raise the thresholds, too few lower them
-        activation = JumpReLU(target, threshold=1.0, bandwidth=0.4)
+        activation = JumpReLU(target, bandwidth=0.4)
         activation.attach(3)
         pre = torch.tensor([[1.1, 1.05, 0.9]])
         penalty = activation.penalty(pre, activation(pre))
@@ -90,7 +90,21 @@ def test_jumprelu_penalty_pulls_the_thresholds_towards_the_wanted_number():
         assert (activation.log_threshold.grad.sign() == sign).all()
 
 
-@pytest.mark.parametrize("activation", [TopK(5), BatchTopK(4, 0.9), ReLU(0.3), JumpReLU(6.0, 2.0, 0.2, 0.5)])
+@pytest.mark.parametrize("activation", [ReLU(), JumpReLU(4.0)])
+def test_kinds_without_a_k_start_with_few_active_features(activation):
+    activation.attach(400)
+    pre = numbers(500, 400)
+    shift = activation.start(pre)
+    wanted = 32 if isinstance(activation, ReLU) else 4
+    assert (activation(pre + shift) > 0).sum(1).float().mean().item() == pytest.approx(wanted, rel=0.1)
+
+
+@pytest.mark.parametrize("activation", [TopK(2), BatchTopK(2)])
+def test_kinds_with_a_k_start_as_they_are(activation):
+    assert activation.start(numbers()).tolist() == [0] * 10
+
+
+@pytest.mark.parametrize("activation", [TopK(5), BatchTopK(4, 0.9), ReLU(0.3), JumpReLU(6.0, 2.0, 0.5)])
 def test_settings_build_the_same_kind_again(activation):
     again = build_activation(activation.settings())
     assert type(again) is type(activation)
