@@ -9,6 +9,7 @@ M story tokens of N stories, F features, n tokens where one of them fires.
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -135,14 +136,17 @@ class FeatureIndex:
 
     def facts(self, feature: int) -> dict[str, Any]:
         """A feature's row of the table as JSON values, None where there is none. ValueError as `evidence`."""
-        row = self.table[self.table["feature"] == self.require_feature(feature)]
+        self.require_feature(feature)
         require(
-            len(row) == 1,
+            feature in self._rows,
             f"feature {feature} was not recorded; recorded were {', '.join(map(str, self.recorded))}. Build the index "
             "anew, with the model and the texts, to see others",
         )
-        values = row.iloc[0].to_dict()
-        return {name: None if pd.isna(value) else _plain(value) for name, value in values.items()}
+        return {name: None if pd.isna(value) else _plain(value) for name, value in self._rows[feature].items()}
+
+    @cached_property
+    def _rows(self) -> dict[int, dict[str, Any]]:
+        return {row["feature"]: row for row in self.table.to_dict("records")}
 
     def evidence(self, feature: int) -> Evidence:
         """What there is to see of a feature, put together at the first call.

@@ -21,11 +21,11 @@ from picollm_core.models.saving import CONFIG_FILE
 from picollm_core.playground import ModelShelf
 from picollm_core.runs import MODEL_DIR
 from picollm_core.sampling import generate
-from picollm_core.storyworld import parse_story
+from picollm_core.storyworld import labelled_stories
 
-STORIES, COMMON = 300, 10
-WORLD = 40_000
-"""Stories of storyworld, of which a hundredth is the validation split."""
+STORIES, COMMON = 200, 10
+UNSEEN_SEED = 999
+"""Of the storyworld whose stories are looked at: not the one that models here are trained on."""
 NEURONS_KEPT = 32
 """Neurons that count as firing at a token: as many as an autoencoder of the default L0 keeps."""
 INDICES_KEPT = 6
@@ -88,12 +88,12 @@ class FeatureShelf:
     def _concepts(self, tokenizer: tiktoken.Encoding) -> ConceptData:
         if self.given is not None:
             return rule_concepts(self.given, tokenizer, LENGTH)
-        corpus = load_corpus("auto", n_stories=WORLD)
+        corpus = load_corpus("auto")
         self.note = corpus.note
-        texts = islice(corpus.texts("validation"), STORIES)
-        if corpus.name == "storyworld":
-            return storyworld_concepts(map(parse_story, texts), tokenizer, LENGTH)
-        return rule_concepts(texts, tokenizer, LENGTH)
+        if corpus.name != "storyworld":
+            return rule_concepts(islice(corpus.texts("validation"), STORIES), tokenizer, LENGTH)
+        found = storyworld_concepts(labelled_stories(STORIES, UNSEEN_SEED), tokenizer, LENGTH)
+        return found.pick(name for name in found.names if not name.startswith("plot:"))  # no one token tells a plot
 
     def dictionary(self, path: Path, choice: DictionaryChoice) -> Dictionary:
         """The chosen dictionary. ValueError for an autoencoder that cannot be read or was made for another model."""

@@ -41,6 +41,7 @@ def test_a_mark_without_a_partner_in_its_paragraph_begins_and_ends_nothing():
     assert quotations('"Oh, he said.\n"Come!" she said.') == [(14, 20)]
     assert text_of('"Oh, he said. "Come!" she said.', "quote:inside") == ["Come!"]
     assert quotations("so” he said") == []
+    assert quotations('It "began.\nIt ended" there.') == []
 
 
 def test_the_marks_themselves_are_not_inside():
@@ -54,6 +55,7 @@ def test_sentences_end_at_marks_and_lines_but_not_at_titles_or_before_small_lett
     assert [text[a:b] for a, b in sentences(text)] == [
         "Mr. Wood came.", '"Stop!" said Tom.', "Did he?", "Yes!", "The end",
     ]  # fmt: skip
+    assert text_of(text, "sentence:first_of_story") == ["Mr. Wood came."]
     assert sentences("") == []
     assert sentences("  \n ") == []
 
@@ -64,6 +66,7 @@ def test_the_hero_is_the_first_repeated_name_that_is_not_only_at_the_start_of_se
     assert hero_name("Suddenly it rained. Suddenly Ben saw Max. Then Max saw Ben.") == "Ben"
     assert hero_name("On Monday Mom and Kim sang. On Monday Mom and Kim danced.") == "Kim"
     assert hero_name("A dog ran. It was fun.") == ""
+    assert hero_name("One day Sue saw Tim, and Tim sang.") == "Tim"
     assert text_of("One day, Tim met Sue. Sue hugged Tim.", "mention:hero") == ["Tim", "Tim"]
 
 

@@ -78,10 +78,10 @@ def test_the_best_feature_of_each_concept_is_the_one_that_trying_everything_find
 def test_a_feature_that_points_the_other_way_is_found_when_codes_are_signed(case):
     _, labels, groups = case
     z = torch.zeros(M, 2)
-    z[:, 1] = 0.1 - labels[:, 1].float()
+    z[:, 1] = -0.25 - 0.5 * labels[:, 1]
     row = concept_scores(z, labels, groups, NAMES, signed=True).set_index("concept").loc["b"]
-    assert (row["feature"], row["sign"], row["f1"]) == (1, -1, 1.0)
-    with pytest.raises(ValueError, match=r"feature 1 has the code -0.9 < 0; pass signed=True"):
+    assert (row["feature"], row["sign"], row["threshold"], row["f1"]) == (1, -1, 0.75, 1.0)
+    with pytest.raises(ValueError, match=r"feature 1 has the code -0.75 < 0; pass signed=True"):
         concept_scores(z, labels, groups, NAMES)
 
 
