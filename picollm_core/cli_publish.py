@@ -12,15 +12,27 @@ class ShipCommand:
 
     families: tyro.conf.Positional[tuple[str, ...]] = ("kgram", "lstm", "transformer")
     """Which of them."""
+    autoencoders: bool = False
+    """Leave the models as they are and train a sparse autoencoder beside each, for the feature browser."""
 
     def run(self) -> int:
         from picollm_core.shipped import ship, shipped_config
 
         for family in self.families:
             shipped_config(family)  # a wrong name is refused before any training
+        if self.autoencoders:
+            return self._ship_autoencoders()
         for family in self.families:
             result = ship(family)
             print(f"{family}: {result.bits_per_byte:.4f} bits per byte on {result.n_stories:,} held-out stories")
+        return 0
+
+    def _ship_autoencoders(self) -> int:
+        from picollm_core.shipped_autoencoders import ship_autoencoder
+
+        for family in self.families:
+            found = ship_autoencoder(family)
+            print(f"{family}: {found.fvu:.3f} of the variance left, {found.added:.3f} nats lost, {found.dead:.1%} dead")
         return 0
 
 

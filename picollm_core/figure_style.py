@@ -140,14 +140,16 @@ def spread(targets: Sequence[float], gap: float, low: float = 0.0, high: float =
     return [min(max(base, low), high - (count - 1) * gap) + rank * gap for rank, base in enumerate(flat)]
 
 
-def label_ends(axes: Axes, labels: Sequence[EndLabel]) -> None:
-    """Write each line's name to the right of the axes at the height of its end, moved apart where they collide."""
+def label_ends(axes: Axes, labels: Sequence[EndLabel], share: float = 0.72) -> None:
+    """Write each line's name to the right of the axes at the height of its end, moved apart where they collide.
+
+    `share` is that of the figure's height which the axes keep: 0.72 of one panel below a title of two lines.
+    """
     scale = np.log if axes.get_yscale() == "log" else np.asarray
     bottom, top = scale(axes.get_ylim())
     ordered = sorted(labels, key=lambda label: label.y)
     heights = [float((scale(label.y) - bottom) / (top - bottom)) for label in ordered]
-    # 0.72: the share of the figure's height that the axes keep below a title of two lines.
-    gap = 1.35 * TEXT_POINTS / 72 / (0.72 * SIZE_INCHES[1])
+    gap = 1.35 * TEXT_POINTS / 72 / (share * SIZE_INCHES[1])
     for label, height in zip(ordered, spread(heights, gap, 0.02, 0.98), strict=True):
         axes.annotate(
             label.text,

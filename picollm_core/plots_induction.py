@@ -19,6 +19,8 @@ from picollm_core.plots_arms import arm_look
 
 MAX_ARMS = 4
 SHADE = "#F3E3C3"
+UPPER, LOWER = 0.26, 0.3
+"""Shares of the figure's height that the two panels keep."""
 LOSSES: dict[str, Any] = {"second": "-", "loss": (0, (4, 1.5))}
 """Columns of losses and the line that each is drawn with."""
 
@@ -59,14 +61,14 @@ def plot_induction(table: pd.DataFrame, *, title: str, span: tuple[float, float]
     with use_style():
         figure, first = new_figure(title)
         first.remove()
-        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.15))
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(UPPER, LOWER))
         if span is not None:
             for axes in (upper, lower):
                 axes.axvspan(*span, color=SHADE, zorder=0, linewidth=0)
         _draw_arms(upper, table, "induction", look, "-")
         upper.set_ylim(0, max(0.5, 1.08 * table["induction"].max()))
         upper.set_ylabel("induction score")
-        label_ends(upper, _ends(table, "induction", look, ""))
+        label_ends(upper, _ends(table, "induction", look, ""), share=UPPER)
         for column, line in LOSSES.items():
             _draw_arms(lower, table, column, look, line)
         # the first rows fall from the logarithm of the vocabulary and would flatten all that follows
@@ -80,7 +82,7 @@ def plot_induction(table: pd.DataFrame, *, title: str, span: tuple[float, float]
             axes.tick_params(labelsize=TEXT_POINTS, color=QUIET, labelcolor=INK)
         names = (": 2nd copy", ": training")
         ends = [_ends(table, column, look, name) for column, name in zip(LOSSES, names, strict=True)]
-        label_ends(lower, [label for labels in ends for label in labels])
+        label_ends(lower, [label for labels in ends for label in labels], share=LOWER)
         _legend(figure, int(table["seed"].nunique()), span is not None)
     return figure
 

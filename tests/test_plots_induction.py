@@ -1,11 +1,13 @@
 """The figure of heads that learn to repeat shows every seed, their mean and both losses, on one axis of updates."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.text import Text
 
 from picollm_core.figure_style import SIZE_INCHES
 from picollm_core.plots_arms import arm_look
@@ -63,6 +65,14 @@ def test_arms_are_named_at_their_ends_with_what_is_drawn():
     assert named[1] == {f"{arm}: {what}" for arm in ("1 layer", "2 layers") for what in ("2nd copy", "training")}
     assert (upper.get_ylabel(), lower.get_ylabel()) == ("induction score", "loss (nats a token)")
     assert lower.get_xlabel() == "updates"
+
+
+def test_names_of_lines_that_end_together_stand_apart():
+    figure = plot_induction(rows().assign(induction=0.02, second=6.0), title="T")
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        boxes = sorted((Text.get_window_extent(text) for text in axes.texts), key=lambda box: box.y0)
+        assert all(low.y1 < high.y0 for low, high in pairwise(boxes))
 
 
 def test_the_span_is_shaded_in_both_panels_and_explained():

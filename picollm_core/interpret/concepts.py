@@ -96,6 +96,16 @@ class ConceptData:
             chosen += own or [self.column(name)]
         return ConceptData(self.idx, self.mask, self.labels[..., chosen], tuple(self.names[k] for k in chosen))
 
+    @property
+    def announced(self) -> "ConceptData":
+        """The same stories with each token labelled by the concepts of the token after it: what it could announce.
+
+        The last token that was read of a story has no label.
+        """
+        labels = torch.zeros_like(self.labels)
+        labels[:, :-1] = self.labels[:, 1:]
+        return ConceptData(self.idx, self.mask, labels & self.mask[..., None], self.names)
+
     def common(self, min_stories: int = 10) -> "ConceptData":
         """The same stories with the concepts that occur in at least `min_stories` of them."""
         stories = self.labels.any(1).sum(0)  # (K,)

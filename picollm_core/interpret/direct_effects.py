@@ -59,11 +59,14 @@ def direct_path(model: LanguageModel, site: str) -> tuple[list[nn.Linear], bool]
 def stream_scale(model: Transformer, idx: Tensor, mask: Tensor) -> float:
     """By how much a Transformer's final norm scales the residual stream at the tokens `mask` of ids `idx`, both (B, T).
 
-    The mean over these tokens of 1 / RMS(x), of 1 / standard deviation for LayerNorm; its gain is not in it.
+    The mean over these tokens of 1 / RMS(x), of 1 / standard deviation for LayerNorm, as the norm computes them; its
+    gain is not in it.
     """
     x = activations(model, idx, [STREAM])[STREAM][mask]  # (M, C)
-    x = x if isinstance(model.norm, RMSNorm) else x - x.mean(-1, keepdim=True)
-    return float(x.square().mean(-1).rsqrt().mean())
+    norm = model.norm
+    assert isinstance(norm, (RMSNorm, nn.LayerNorm))
+    x = x if isinstance(norm, RMSNorm) else x - x.mean(-1, keepdim=True)
+    return float((x.square().mean(-1) + norm.eps).rsqrt().mean())
 
 
 @torch.no_grad()

@@ -33,6 +33,7 @@ from picollm_core.widgets import NO_MODEL
 LISTED, IN_FALLBACK = 200, 12
 WRITTEN_TOKENS = 60
 ADVICE = "Point at a token for its activation. The slider adds the feature at every token, Ablate takes it away."
+SAME = "The same text: at no token did it change what was drawn (a feature that never fires cannot)."
 NO_AUTOENCODER = (
     "This model has no autoencoder, so its neurons are shown. To train one: train_sae of "
     "picollm_core.interpret.sae_training, then save_pretrained into autoencoders/ in the model's folder."
@@ -239,11 +240,12 @@ class FeatureBrowser(widgets.VBox):
             changed = self._shelf.steered_text(path, choice, self._feature, size, *rest)
         else:
             self.changed.value = page.status_html("Move the slider or ablate to see what the feature does to the text.")
+            if change is not None:
+                self.say(ADVICE)
             return
         self._texts = plain, changed
         self.changed.value = feature_html.written_html(title, prompt, changed, plain)
-        same = "The same text: at no token did it change what was drawn."
-        self.say(same if plain == changed else "Same prompt, same seed; marked from where the text differs.")
+        self.say(SAME if plain == changed else "Same prompt, same seed; marked from where the text differs.")
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         """The live widget, and for pages without widgets (GitHub, nbconvert) the feature shown and a list."""

@@ -21,6 +21,7 @@ from picollm_core.batches import Batch, Batches, make_batches
 from picollm_core.config import Config, TrainConfig, TransformerConfig, require
 from picollm_core.corpora import Corpus
 from picollm_core.inference import evaluation_mode
+from picollm_core.interpret.ablation import head_edits
 from picollm_core.interpret.attention_maps import (
     attention_layers,
     attention_patterns,
@@ -29,6 +30,7 @@ from picollm_core.interpret.attention_maps import (
     repetition_loss,
     repetition_scores,
 )
+from picollm_core.interpret.hooks import hooked
 from picollm_core.lab import Lab
 from picollm_core.losses import next_token_loss
 from picollm_core.models import LanguageModel, build_model
@@ -170,17 +172,10 @@ def _text_loss(model: LanguageModel, idx: Tensor) -> float:
         return next_token_loss(model, idx[:, :-1], idx[:, 1:]).item()
 
 
-def induction_run(
-    config: TransformerConfig, corpus: Corpus, tokenizer: tiktoken.Encoding, setting: InductionSetting, seed: int = 0
-) -> dict[str, Any]:
-    """Train one model on text with repeated random tokens and watch its heads; JSON values.
-
-    `rows` has one row at the start and one each `setting.every` updates: step, `loss` (nats a token over the training
-    batches since the last row; none at the start), those of `watch_heads` on held-out sequences, and `text`, the loss
-    on the starts of held-out stories. `heads` are the final scores of every head, `patterns` [layer][head][t][s] the
-    final weights on `tokens`, one short sequence that comes twice; `corpus` names the text. The vocabulary is the
-    tokenizer's. Raises ValueError for a model without attention and for impossible settings.
-    """
+def _trained(
+    config: TransformerConfig, corpus: Corpus, tokenizer: tiktoken.Encoding, setting: InductionSetting, seed: int
+) -> tuple[LanguageModel, Tensor, list[dict[str, Any]]]:
+    """The trained model, the held-out repeated ids, and the rows that were watched."""
     require(setting.length * 2 < config.block_size, f"2 x {setting.length} held-out tokens exceed the block_size")
     tokens = frequent_tokens(corpus, tokenizer, setting.pool_size)
     generator = torch.Generator().manual_seed(HELD_OUT_SEED)  # the same held-out rows for all seeds and arms
@@ -200,24 +195,37 @@ def induction_run(
     )
     with seeded(seed):
         model = build_model(config.replace(vocab_size=tokenizer.n_vocab))
-        attention_layers(model)
         trainer = Trainer(model, batches, settings)
+        repeated, text = repeated.to(trainer.device), text.to(trainer.device)
         rows: list[dict[str, Any]] = []
         losses: list[float] = []
         while True:
             if trainer.step % setting.every == 0 or trainer.step == trainer.total_steps:
                 loss = round(float(np.mean(losses)), 4) if losses else None
-                seen = watch_heads(model, repeated.to(trainer.device), setting.length)
-                on_text = round(_text_loss(model, text.to(trainer.device)), 4)
-                rows.append({"step": trainer.step, "loss": loss} | seen | {"text": on_text})
+                seen = watch_heads(model, repeated, setting.length)
+                rows.append({"step": trainer.step, "loss": loss} | seen | {"text": round(_text_loss(model, text), 4)})
                 losses = []
             if trainer.step == trainer.total_steps:
-                break
+                return model.eval(), repeated, rows
             losses.append(trainer.advance()["loss"])
-    final = repetition_scores(attention_patterns(model, repeated.to(trainer.device)), setting.length).round(4)
+
+
+def induction_run(
+    config: TransformerConfig, corpus: Corpus, tokenizer: tiktoken.Encoding, setting: InductionSetting, seed: int = 0
+) -> dict[str, Any]:
+    """Train one model on text with repeated random tokens and watch its heads; JSON values.
+
+    `rows` has one row at the start and one each `setting.every` updates: step, `loss` (nats a token over the training
+    batches since the last row; none at the start), those of `watch_heads` on held-out sequences, and `text`, the loss
+    on the starts of held-out stories. `heads` are the final scores of every head, `patterns` [layer][head][t][s] the
+    final weights on `tokens`, one short sequence that comes twice; `corpus` names the text. The vocabulary is the
+    tokenizer's. Raises ValueError for impossible settings.
+    """
+    model, repeated, rows = _trained(config, corpus, tokenizer, setting, seed)
+    final = repetition_scores(attention_patterns(model, repeated), setting.length).round(4)
     once = repeated[:1, 1 : 1 + min(SHOWN, setting.length)]
     shown = torch.cat([repeated[:1, :1], once, once], dim=1)  # (1, 1 + 2 SHOWN)
-    patterns = attention_patterns(model, shown.to(trainer.device))[:, 0]  # (L, H, T, T)
+    patterns = attention_patterns(model, shown)[:, 0]  # (L, H, T, T)
     return {
         "rows": rows,
         "heads": final.to_dict("records"),
@@ -225,6 +233,39 @@ def induction_run(
         "patterns": patterns.double().round(decimals=3).tolist(),
         "corpus": corpus.name,
     }
+
+
+def without_heads(model: LanguageModel, repeated: Tensor, length: int) -> list[dict[str, Any]]:
+    """What is left of a model's repeating when one head is taken away: a row a head, counted from 1.
+
+    Columns layer and head of the one whose output is set to zero, `induction` (the highest score of any other head) and
+    `second` (nats a token on the second copy) on ids `repeated` (B, 1 + 2 length) of `repeated_tokens`. The first row,
+    layer and head 0, has all heads. Raises ValueError as `repetition_scores`.
+    """
+    layers = attention_layers(model)
+    heads = [(layer, head) for layer in range(1, len(layers) + 1) for head in range(1, layers[0].n_head + 1)]
+    rows = []
+    for layer, head in [(0, 0), *heads]:
+        with hooked(model, edit=head_edits(model, [(layer, head)] if layer else [])):
+            scores = repetition_scores(attention_patterns(model, repeated), length)
+            _, second = repetition_loss(model, repeated, length)
+        others = scores[(scores["layer"] != layer) | (scores["head"] != head)]
+        left = round(float(others["induction"].max()), 4)
+        rows.append({"layer": layer, "head": head, "induction": left, "second": round(second, 4)})
+    return rows
+
+
+def recorded_ablations(lab: Lab, config: TransformerConfig, setting: InductionSetting, seed: int) -> pd.DataFrame:
+    """`without_heads` of the model that `induction_run` trains on the lab's corpus, recorded by the lab."""
+
+    def compute() -> list[dict[str, Any]]:
+        tokenizer = load_tokenizer(lab.profile.data.tokenizer)
+        once = setting.replace(every=setting.max_steps)  # looking changes nothing
+        model, repeated, _ = _trained(config, lab.corpus(), tokenizer, once, seed)
+        return without_heads(model, repeated, setting.length)
+
+    given = {"model": config.fingerprint(), "setting": setting.to_dict(), "seed": seed}
+    return pd.DataFrame(lab.measure("induction ablations", compute, tokenizer=lab.profile.data.tokenizer, **given))
 
 
 def recorded_induction(lab: Lab, config: TransformerConfig, setting: InductionSetting, seed: int) -> dict[str, Any]:

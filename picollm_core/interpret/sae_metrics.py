@@ -3,7 +3,7 @@
 Works for a SparseAutoencoder and for a Basis alike. C width of the site, F size of the dictionary.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -84,30 +84,22 @@ def row_batches(idx: Tensor, mask: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 @torch.no_grad()
 def mean_nll(model: LanguageModel, idx: Tensor, mask: Tensor, edit: dict[str, Edit] | None = None) -> float:
-    """Mean loss in nats of the tokens idx[:, 1:] where mask (N, T) has them, with `edit` as in hooked."""
+    """Mean loss in nats of the tokens idx[:, 1:] where mask (N, T) has them, with `edit` as in hooked.
+
+    The first token of a row, the end-of-text token before a story, is read without the edit: it is no text.
+    """
     total, count = 0.0, 0
-    with evaluation_mode(model), hooked(model, edit=edit):
+    with evaluation_mode(model):
         for rows, kept in row_batches(idx, mask):
+            first, state = model.hidden(rows[:, :1])
+            with hooked(model, edit=edit):
+                rest = model.hidden(rows[:, 1:-1], state)[0]
             scored = kept[:, 1:]
-            h = model.hidden(rows[:, :-1])[0][scored]  # (n, C)
+            h = torch.cat([first, rest], dim=1)[scored]  # (n, C)
             nll, _ = token_nll(h, model.head.weight, rows[:, 1:][scored])
             total, count = total + nll.double().sum().item(), count + len(nll)
     require(count > 0, "the mask has no token to be scored; give longer texts")
     return total / count
-
-
-def _where(mask_of: Callable[[Tensor], Tensor], new: Callable[[Tensor], Tensor]) -> Edit:
-    def edit(x: Tensor) -> Tensor:
-        return torch.where(mask_of(x).unsqueeze(-1), new(x).to(x.dtype), x)
-
-    return edit
-
-
-def _past_start(x: Tensor) -> Tensor:
-    """(B, T) bool: all but the end-of-text token that every row begins with, which is no text."""
-    keep = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-    keep[:, 0] = False
-    return keep
 
 
 @torch.no_grad()
@@ -125,8 +117,9 @@ def site_mean(model: LanguageModel, site: str, idx: Tensor, mask: Tensor) -> Ten
 def measure_dictionary(model: LanguageModel, dictionary: Dictionary, idx: Tensor, mask: Tensor) -> Quality:
     """Figures of a dictionary on ids (N, T), rows that begin with an end-of-text token, over the tokens of mask (N, T).
 
-    Whole rows are read at once, so they start where the model starts a story; the first token of a row is never
-    replaced. ValueError when the dictionary does not fit the model, or nothing is masked in.
+    Whole rows are read at once, so they start where the model starts a story; the first token of a row is not replaced,
+    but at an LSTM's states, where later tokens go on from what replaces them. ValueError when the dictionary does not
+    fit the model, or nothing is masked in.
     """
     site = require_site(model, dictionary.site)
     mean = site_mean(model, site, idx, mask)
@@ -142,10 +135,10 @@ def measure_dictionary(model: LanguageModel, dictionary: Dictionary, idx: Tensor
         variance += (x - mean).double().square().sum().item()
         fired += (z != 0).sum(0)
         count += len(x)
-    replaced = {
-        "nll_spliced": _where(_past_start, lambda x: dictionary.decode(dictionary.encode(x))),
-        "nll_mean": _where(_past_start, lambda x: mean.expand_as(x)),
-        "nll_zero": _where(_past_start, torch.zeros_like),
+    replaced: dict[str, Edit] = {
+        "nll_spliced": lambda x: dictionary.decode(dictionary.encode(x)),
+        "nll_mean": lambda x: mean.expand_as(x),
+        "nll_zero": torch.zeros_like,
     }
     return Quality(
         tokens=count,

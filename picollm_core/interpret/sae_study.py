@@ -31,8 +31,8 @@ from picollm_core.runs import RUNS_DIR, read_json, write_json
 
 AUTOENCODERS_DIR = RUNS_DIR / "autoencoders"
 TRAINING_FILE = "training.json"
-BASIS_TOKENS = 20_000
-"""Tokens of training text that a basis is made from."""
+BASIS_TOKENS, BASIS_BATCH = 20_000, 1_000
+"""Tokens of training text that a basis is made from, and how many are drawn at a time: 16 such draws are mixed."""
 MIN_STORIES = 20
 
 BasisKind = Literal["neurons", "pca"]
@@ -49,7 +49,7 @@ class Recipe(Config):
     n_tokens: int = 1_000_000
     seed: int = 0
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
         require(
             self.kind in ACTIVATION_KINDS, f"kind {self.kind!r} is unknown; choose of {', '.join(ACTIVATION_KINDS)}"
         )
@@ -117,9 +117,9 @@ def autoencoder(
 def basis(subject: Subject, recipe: BasisRecipe, model: LanguageModel, tokenizer: Any) -> Basis:
     """The basis of this recipe, from what passes at the site on training text."""
     stream = stream_activations(
-        model, recipe.site, subject.windows(tokenizer, 0), BASIS_TOKENS, torch.Generator().manual_seed(0)
+        model, recipe.site, subject.windows(tokenizer, 0), BASIS_BATCH, torch.Generator().manual_seed(0)
     )
-    x = next(stream).float()
+    x = torch.cat([next(stream) for _ in range(BASIS_TOKENS // BASIS_BATCH)]).float()
     if recipe.basis == "neurons":
         return neuron_basis(x.mean(0), recipe.k, recipe.site)
     return pca_basis(x, recipe.k, recipe.site, count=recipe.k if recipe.fixed else None)

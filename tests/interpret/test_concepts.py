@@ -195,3 +195,13 @@ def test_bad_input_is_named():
         rule_concepts([], TOKENIZER, 10)
     with pytest.raises(ValueError, match=r"labels \(2, 3, 4\) and 2 names do not fit"):
         ConceptData(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3, 4), ("a", "b"))
+
+
+def test_announced_concepts_are_those_of_the_next_token_and_never_of_the_padding():
+    idx = torch.tensor([[9, 1, 2, 3, 9]])
+    mask = torch.tensor([[False, True, True, True, False]])
+    labels = torch.tensor([[[False], [False], [True], [True], [False]]])
+    data = ConceptData(idx, mask, labels, ("a",)).announced
+    assert data.labels[0, :, 0].tolist() == [False, True, True, False, False]
+    assert torch.equal(data.idx, idx)
+    assert data.names == ("a",)

@@ -11,12 +11,14 @@ import torch
 from picollm_core.batches import PackedBatches
 from picollm_core.config import LSTMConfig
 from picollm_core.corpora import load_corpus
+from picollm_core.interpret.ablation import head_edits
 from picollm_core.interpret.attention_maps import (
     attention_patterns,
     repeated_tokens,
     repetition_loss,
     repetition_scores,
 )
+from picollm_core.interpret.hooks import hooked
 from picollm_core.interpret.induction import (
     LEAST_SCORE,
     WATCHED,
@@ -28,8 +30,10 @@ from picollm_core.interpret.induction import (
     induction_run,
     induction_study,
     moments,
+    recorded_ablations,
     recorded_induction,
     watch_heads,
+    without_heads,
 )
 from picollm_core.lab import Lab
 from picollm_core.models import build_model
@@ -177,6 +181,24 @@ def test_watching_finds_the_highest_scores_and_whose_they_are():
     assert (found["first"], found["second"]) == pytest.approx(repetition_loss(model, idx, LENGTH), abs=1e-4)
 
 
+def test_without_a_head_the_others_are_scored_and_the_second_copy_is_that_of_the_edited_model():
+    torch.manual_seed(0)
+    model = build_model(induction_arms(**WIDTH)["2 layers"].replace(vocab_size=60)).eval()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    idx = repeated_tokens(range(1, 60), 8, LENGTH, 0, torch.Generator().manual_seed(0))
+    rows = pd.DataFrame(without_heads(model, idx, LENGTH)).set_index(["layer", "head"])
+    assert rows.index.tolist() == [(0, 0), (1, 1), (1, 2), (2, 1), (2, 2)]
+    whole = watch_heads(model, idx, LENGTH)
+    assert rows.loc[(0, 0)].tolist() == pytest.approx([whole["induction"], whole["second"]], abs=1e-4)
+    with hooked(model, edit=head_edits(model, [(1, 2)])):
+        scores = repetition_scores(attention_patterns(model, idx), LENGTH).drop(index=1)
+        expected = [scores["induction"].max(), repetition_loss(model, idx, LENGTH)[1]]
+    assert rows.loc[(1, 2)].tolist() == pytest.approx(expected, abs=1e-4)
+    assert rows["second"].nunique() == 5
+    assert rows.loc[(whole["layer"], whole["head"]), "induction"] < whole["induction"]
+
+
 def test_a_run_is_watched_at_its_start_at_every_interval_and_at_its_end(corpus, tokenizer):
     config = induction_arms(**WIDTH)["2 layers"]
     found = induction_run(config, corpus, tokenizer, InductionSetting(**SHORT))
@@ -232,6 +254,9 @@ def test_a_study_has_every_arm_and_seed_and_computes_each_once(tmp_path, monkeyp
     before = lab.redrawn
     pd.testing.assert_frame_equal(induction_study(lab, arms, setting, [0, 1]), table)
     assert lab.redrawn == before + 4
+    cut = recorded_ablations(lab, arms["2 layers"], setting, 1)
+    last = table[(table["arm"] == "2 layers") & (table["seed"] == 1)].iloc[-1]
+    assert cut.iloc[0][["induction", "second"]].tolist() == pytest.approx([last["induction"], last["second"]], abs=1e-3)
     recorded_induction(lab, arms["1 layer"], setting.replace(repeated=0.0), 0)
     assert lab.redrawn == before + 4, "another setting is another measurement"
     with pytest.raises(ValueError, match="0 seeds"):

@@ -110,6 +110,30 @@ def test_losses_are_those_of_the_edited_model_over_the_masked_tokens_alone():
     assert mean_nll(network, padded, longer) == pytest.approx(q.nll, rel=1e-6)
 
 
+@pytest.mark.parametrize(("name", "site"), [("lstm", "rnn.h.0"), ("lstm", "rnn.c.1"), ("kgram-conv", "hidden")])
+def test_every_family_loses_by_its_mean_and_nothing_by_itself(name, site):
+    network, (idx, mask) = model(name), rows()
+    q = measure_dictionary(network, neuron_basis(torch.zeros(16), 16, site), idx, mask)
+    assert q.recovered_mean == pytest.approx(1.0, abs=1e-3)
+    assert abs(q.nll_mean - q.nll) > 1e-3
+
+
+def test_an_edited_lstm_state_goes_on_to_later_tokens_and_the_first_token_is_spared():
+    network, (idx, mask) = model("lstm"), rows(n=1)
+    zeroed = mean_nll(network, idx, mask, {"rnn.h.0": torch.zeros_like})
+    h = []
+    with torch.no_grad():
+        x, state = network.hidden(idx[:, :1])
+        h.append(x)
+        for token in idx[:, 1:-1].split(1, dim=1):
+            with hooked(network, edit={"rnn.h.0": torch.zeros_like}):
+                x, state = network.hidden(token, state)
+            h.append(x)
+        logits = network.head(torch.cat(h, dim=1))
+    nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), idx[:, 1:], reduction="none")
+    assert zeroed == pytest.approx(nll[mask[:, 1:]].mean().item(), rel=1e-5)
+
+
 def test_shares_recovered_are_the_definition():
     q = measure_dictionary(model(), pca_basis(torch.randn(40, 16), 2, SITE), *rows())
     values = q.to_dict()
