@@ -150,7 +150,8 @@ def _edges(densities: Sequence[np.ndarray]) -> np.ndarray:
     """Edges of bins that hold every density, BINS_A_DECADE of them for each power of ten."""
     firing = np.concatenate([values[values > 0] for values in densities])
     low = np.floor(np.log10(firing.min()) * BINS_A_DECADE) if len(firing) else -BINS_A_DECADE
-    return 10 ** (np.arange(min(low, -1), 1) / BINS_A_DECADE)
+    low = min(low, -1) - (low % BINS_A_DECADE == 0)  # no number in the corner of both axes
+    return 10 ** (np.arange(low, 1) / BINS_A_DECADE)
 
 
 def _as_percent(share: float, _: int = 0) -> str:
@@ -180,7 +181,7 @@ def plot_firing(densities: Mapping[str, Sequence[float]], *, title: str) -> Figu
             firing = values[values > 0]
             shares = np.histogram(np.clip(firing, None, edges[-1]), edges)[0] / len(values)
             axes.stairs(shares, edges, fill=True, color=colour, alpha=0.85)
-            facts = f"{len(values):,} features, {100 * (1 - len(firing) / len(values)):.2g}% never fire"
+            facts = f"{len(values):,} features, {100 * (1 - len(firing) / len(values)):.3g}% never fire"
             if len(firing):
                 facts += f", median {_as_percent(float(f'{np.median(firing):.2g}'))}"
                 axes.axvline(np.median(firing), color=INK, linewidth=2)

@@ -35,7 +35,7 @@ def ship_autoencoder(
     model, tokenizer, sae, seconds = autoencoder(subject, recipe, runs_dir)
     target = folder / family / FOLDER / safe_name(recipe.site)
     sae.to(torch.float16).save_pretrained(target)
-    data = subject.stories(tokenizer, READING.stories, READING.length)
+    data = READING.of(subject, tokenizer)
     quality = measure_dictionary(model, SparseAutoencoder.from_pretrained(target), data.idx, data.mask)
     (target / "README.md").write_text(card(family, recipe, quality, seconds, sae.dict_size), encoding="utf-8")
     return quality

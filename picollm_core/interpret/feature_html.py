@@ -27,7 +27,8 @@ STYLE = (
 .pico-peak {outline:2px solid #222; font-weight:700; margin:0 2px}
 .pico h5 {margin:10px 0 2px; font-size:16px; font-weight:600; color:#222}
 .pico-side .pico-two > div {flex:1 1 8em; min-width:8em}
-.pico .pico-side td:nth-child(2) {width:30%}
+.pico .pico-side table {table-layout:fixed}
+.pico .pico-side td:first-child {width:45%} .pico .pico-side td:nth-child(2) {width:27%}
 .pico svg {max-width:100%; height:auto}
 .pico svg text {font:13px system-ui,sans-serif; fill:#444}
 .pico-down .pico-bar {background:#D55E00}
@@ -70,7 +71,8 @@ def context_html(context: Context, scale: float) -> str:
         title = html.escape(f"{visible(text)}: {number(value)}")
         colour = activation_colour(value / scale if scale else 0.0)
         parts.append(f'<{tag} class="{kind}" style="background:{colour}" title="{title}">{_piece(text)}</{tag}>')
-    return ("" if context.begins else "… ") + "".join(parts) + ("" if context.ends else " …")
+    before, after = "" if context.begins else "…\u00a0", "" if context.ends else "\u00a0…"
+    return f"{before}{''.join(parts)}{after}"
 
 
 def contexts_html(title: str, contexts: Sequence[Context], scale: float) -> str:
@@ -98,7 +100,7 @@ def histogram_html(bins: Sequence[tuple[float, int]]) -> str:
             f'fill="#0072B2"><title>from {number(edge)}: {count:,} tokens</title></rect>'
         )
         if i % max(2, 2 * round(len(bins) / 10)) == 0:
-            marks.append(f'<text x="{i * width}" y="{height + 36}">{number(edge)}</text>')
+            marks.append(f'<text x="{i * width}" y="{height + 36}">{edge:.2g}</text>')
     wide = max(len(bins) * width + 40, 240)
     name = f"{total:,} tokens with an activation from {number(least)} to {number(greatest)}"
     return (

@@ -45,7 +45,7 @@ _ROWS = 16
 
 
 class _Codes:
-    """Codes of M story tokens by feature, only those that are not 0: 8 bytes each."""
+    """Codes of M story tokens by feature, only those that are not 0: 12 bytes each."""
 
     def __init__(self, z: Tensor) -> None:
         z = z.coalesce()  # sparse (M, F)
@@ -302,11 +302,13 @@ def feature_index(
 ) -> FeatureIndex:
     """Read stories and keep of every feature what tells it from others; see FeatureIndex and Evidence.
 
-    `data` are texts, of which the first `length` tokens are read and the concepts of `rule_concepts` found, or stories
-    with other concepts. 16 stories pass at a time; what stays is 12 bytes for each token and feature that fires there.
+    `data` are texts, of which the first `length` tokens are read (fewer where the model cannot hold so many) and the
+    concepts of `rule_concepts` found, or stories with other concepts. 16 stories pass at a time; what stays is 12 bytes
+    for each token and feature that fires there.
     Raises ValueError for a dictionary of another site or width, another vocabulary, and fewer than 2 texts.
     """
     require_same_vocabulary(model, tokenizer)
+    length = min(length, model.context_limit or length)
     stories = data if isinstance(data, ConceptData) else rule_concepts(data, tokenizer, length)
     z = feature_codes(model, dictionary, stories)
     codes, ids = _Codes(z), stories.idx[stories.mask]

@@ -65,7 +65,7 @@ class FeatureShelf:
     given: list[str] | None = None
     sampling: SamplingConfig = SAMPLING
     models: ModelShelf = field(default_factory=ModelShelf)
-    data: dict[str, ConceptData] = field(default_factory=dict)
+    data: dict[tuple[str, int], ConceptData] = field(default_factory=dict)
     kept: dict[tuple[Path, DictionaryChoice], tuple[Dictionary, FeatureIndex]] = field(default_factory=dict)
     plain: dict[tuple, str] = field(default_factory=dict)
     note: str = ""
@@ -78,31 +78,35 @@ class FeatureShelf:
         found = [_autoencoder_choice(each, words) for each in list_autoencoders(folder)]
         return found + [DictionaryChoice(f"neurons: {name}", site) for site, name in words.items()]
 
-    def stories(self, tokenizer: tiktoken.Encoding) -> ConceptData:
-        """The texts to look at with their concepts: those given, else stories that training did not use."""
-        if tokenizer.name not in self.data:
-            found = self._concepts(tokenizer)
-            self.data[tokenizer.name] = found.common(min(COMMON, max(2, len(found) // 10)))
-        return self.data[tokenizer.name]
+    def stories(self, path: Path) -> ConceptData:
+        """The texts to look at, as far as the model reads, with their concepts: those given, else stories that
+        training did not use."""
+        model, tokenizer = self.models.load(path)
+        length = min(LENGTH, model.context_limit or LENGTH)
+        key = tokenizer.name, length
+        if key not in self.data:
+            found = self._concepts(tokenizer, length)
+            self.data[key] = found.common(min(COMMON, max(2, len(found) // 10)))
+        return self.data[key]
 
-    def _concepts(self, tokenizer: tiktoken.Encoding) -> ConceptData:
+    def _concepts(self, tokenizer: tiktoken.Encoding, length: int) -> ConceptData:
         if self.given is not None:
-            return rule_concepts(self.given, tokenizer, LENGTH)
+            return rule_concepts(self.given, tokenizer, length)
         corpus = load_corpus("auto")
         self.note = corpus.note
         if corpus.name != "storyworld":
-            return rule_concepts(islice(corpus.texts("validation"), STORIES), tokenizer, LENGTH)
-        found = storyworld_concepts(labelled_stories(STORIES, UNSEEN_SEED), tokenizer, LENGTH)
+            return rule_concepts(islice(corpus.texts("validation"), STORIES), tokenizer, length)
+        found = storyworld_concepts(labelled_stories(STORIES, UNSEEN_SEED), tokenizer, length)
         return found.pick(name for name in found.names if not name.startswith("plot:"))  # no one token tells a plot
 
     def dictionary(self, path: Path, choice: DictionaryChoice) -> Dictionary:
         """The chosen dictionary. ValueError for an autoencoder that cannot be read or was made for another model."""
-        model, tokenizer = self.models.load(path)
+        model, _ = self.models.load(path)
         if choice.folder is not None:
             found = SparseAutoencoder.from_pretrained(choice.folder)
             found.require_fits(model)
             return found
-        data = self.stories(tokenizer)
+        data = self.stories(path)
         mean = site_mean(model, choice.site, data.idx[:64], data.mask[:64])  # enough for what counts as nothing
         return neuron_basis(mean, min(NEURONS_KEPT, len(mean)), choice.site)
 
@@ -112,7 +116,7 @@ class FeatureShelf:
         if key not in self.kept:
             model, tokenizer = self.models.load(path)
             dictionary = self.dictionary(path, choice)
-            self.kept[key] = dictionary, feature_index(model, tokenizer, dictionary, self.stories(tokenizer))
+            self.kept[key] = dictionary, feature_index(model, tokenizer, dictionary, self.stories(path))
             for old in list(self.kept)[:-INDICES_KEPT]:
                 del self.kept[old]
         return self.kept[key]

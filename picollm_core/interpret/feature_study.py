@@ -42,7 +42,7 @@ def causal_study(
 
     def compute() -> dict[str, Any]:
         model, tokenizer, dictionary, _ = dictionary_of(subject, recipe)
-        everything = subject.stories(tokenizer, reading.stories + stories, reading.length)
+        everything = reading.replace(stories=reading.stories + stories).of(subject, tokenizer)
         choosing, judging = _rows(everything, 0, -stories), _rows(everything, -stories, None)
         common = choosing.common(MIN_STORIES)
         z = feature_codes(model, dictionary, common)
@@ -81,7 +81,7 @@ def probe_rows(
 
     def compute(subject: Subject) -> list[dict[str, Any]]:
         model, tokenizer = subject.load()
-        data = subject.stories(tokenizer, reading.stories, reading.length).common(MIN_STORIES)
+        data = reading.of(subject, tokenizer).common(MIN_STORIES)
         data = data.pick(name for name in concepts if name in data.names)
         return probe_study(model, sites[subject.name], data)[list(_PROBED)].round(4).to_dict("records")
 
@@ -111,7 +111,7 @@ def feature_study(
 
     def compute() -> dict[str, Any]:
         model, tokenizer, dictionary, _ = dictionary_of(subject, recipe)
-        data = subject.stories(tokenizer, reading.stories, reading.length).common(MIN_STORIES)
+        data = reading.of(subject, tokenizer).common(MIN_STORIES)
         index = feature_index(model, tokenizer, dictionary, data)
         alive = index.table[index.table["density"] > 1e-4]
         return {

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+import tiktoken
 import torch
 
-from picollm_core.config_base import Config, require
+from picollm_core.config import DataConfig, require
+from picollm_core.config_base import Config
 from picollm_core.interpret.baselines import Basis, neuron_basis, pca_basis
+from picollm_core.interpret.concepts import ConceptData
 from picollm_core.interpret.feature_scores import concept_scores, feature_codes
 from picollm_core.interpret.hooks import site_width
 from picollm_core.interpret.sae import SparseAutoencoder
@@ -78,13 +81,18 @@ class BasisRecipe(Config):
 
 @dataclass(frozen=True)
 class Reading(Config):
-    """Which held-out text figures come from: `stories` of them, `length` tokens of each."""
+    """Which held-out stories figures come from: how many, `length` tokens of each, of the subject's text or another."""
 
     stories: int
     length: int = 256
+    text: DataConfig | None = None
+
+    def of(self, subject: Subject, tokenizer: tiktoken.Encoding) -> ConceptData:
+        """The stories with their concepts."""
+        return subject.stories(tokenizer, self.stories, self.length, self.text)
 
 
-def _fit(subject: Subject, recipe: Recipe, model: LanguageModel, tokenizer: Any, folder: Path) -> None:
+def _fit(subject: Subject, recipe: Recipe, model: LanguageModel, tokenizer: tiktoken.Encoding, folder: Path) -> None:
     """Train an autoencoder and leave it in `folder`, with the seconds that it took."""
     started = time.perf_counter()
     sae, history = train_sae(
@@ -104,7 +112,7 @@ def _fit(subject: Subject, recipe: Recipe, model: LanguageModel, tokenizer: Any,
 
 def autoencoder(
     subject: Subject, recipe: Recipe, runs_dir: Path = AUTOENCODERS_DIR
-) -> tuple[LanguageModel, Any, SparseAutoencoder, float]:
+) -> tuple[LanguageModel, tiktoken.Encoding, SparseAutoencoder, float]:
     """The subject's model, its tokenizer, the autoencoder of this recipe, trained now or before, and its seconds."""
     name = hashlib.sha256(f"{subject.identity} {recipe.fingerprint()}".encode()).hexdigest()[:16]
     folder, (model, tokenizer) = runs_dir / name, subject.load()
@@ -114,7 +122,7 @@ def autoencoder(
     return model, tokenizer, SparseAutoencoder.from_pretrained(folder), seconds
 
 
-def basis(subject: Subject, recipe: BasisRecipe, model: LanguageModel, tokenizer: Any) -> Basis:
+def basis(subject: Subject, recipe: BasisRecipe, model: LanguageModel, tokenizer: tiktoken.Encoding) -> Basis:
     """The basis of this recipe, from what passes at the site on training text."""
     stream = stream_activations(
         model, recipe.site, subject.windows(tokenizer, 0), BASIS_BATCH, torch.Generator().manual_seed(0)
@@ -127,7 +135,7 @@ def basis(subject: Subject, recipe: BasisRecipe, model: LanguageModel, tokenizer
 
 def dictionary_of(
     subject: Subject, recipe: Recipe | BasisRecipe
-) -> tuple[LanguageModel, Any, SparseAutoencoder | Basis, float]:
+) -> tuple[LanguageModel, tiktoken.Encoding, SparseAutoencoder | Basis, float]:
     """Model, tokenizer, dictionary and the seconds its training took (0 for a basis)."""
     if isinstance(recipe, Recipe):
         return autoencoder(subject, recipe)
@@ -140,7 +148,7 @@ def quality_rows(lab: Lab, arms: Iterable[tuple[Subject, Recipe | BasisRecipe]],
 
     def figures(subject: Subject, recipe: Recipe | BasisRecipe) -> dict[str, Any]:
         model, tokenizer, dictionary, seconds = dictionary_of(subject, recipe)
-        data = subject.stories(tokenizer, reading.stories, reading.length)
+        data = reading.of(subject, tokenizer)
         found = measure_dictionary(model, dictionary, data.idx, data.mask)
         return found.to_dict() | {"seconds": seconds, "dict_size": dictionary.dict_size}
 
@@ -159,7 +167,7 @@ def concept_rows(lab: Lab, arms: Iterable[tuple[Subject, Recipe | BasisRecipe]],
 
     def scores(subject: Subject, recipe: Recipe | BasisRecipe) -> list[dict[str, Any]]:
         model, tokenizer, dictionary, _ = dictionary_of(subject, recipe)
-        data = subject.stories(tokenizer, reading.stories, reading.length).common(MIN_STORIES)
+        data = reading.of(subject, tokenizer).common(MIN_STORIES)
         z = feature_codes(model, dictionary, data)
         signed = isinstance(dictionary, Basis)
         table = concept_scores(z, data.flat_labels, data.groups, data.names, signed=signed, n_bootstrap=400)

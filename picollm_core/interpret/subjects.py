@@ -48,12 +48,14 @@ class Subject:
         """Training windows in an order that `seed` decides."""
         return make_batches(load_data(self.data), self.data.weights, tokenizer, WINDOW, ROWS, seed)
 
-    def stories(self, tokenizer: tiktoken.Encoding, count: int, length: int) -> ConceptData:
-        """The first `count` held-out stories, `length` tokens of each, with their concepts.
+    def stories(
+        self, tokenizer: tiktoken.Encoding, count: int, length: int, text: DataConfig | None = None
+    ) -> ConceptData:
+        """The first `count` held-out stories of its text, or of another, `length` tokens of each, with their concepts.
 
         storyworld's come with their ground truth, others with what rules find.
         """
-        corpora = load_data(self.data)
+        corpora = load_data(text or self.data)
         texts = validation_texts(corpora)[:count]
         if all(corpus.name == "storyworld" for corpus in corpora):
             return storyworld_concepts((parse_story(text) for text in texts), tokenizer, length)

@@ -46,7 +46,7 @@ def test_markup_in_a_text_is_shown_and_not_obeyed(make):
 
 def test_a_context_shades_by_activation_frames_the_peak_and_tells_the_number():
     read = Reader(page.context_html(context(), 4.0))
-    assert read.text == "… He it↵ fell"
+    assert read.text == "…\u00a0He it↵ fell"
     (_, peak), (_, other) = read.tags
     assert "pico-peak" in peak["class"]
     assert "pico-peak" not in other["class"]
