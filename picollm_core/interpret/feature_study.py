@@ -5,7 +5,7 @@ judged on others.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -99,15 +99,24 @@ def _best_of_each_concept(table: pd.DataFrame, count: int) -> list[int]:
     return ranked["feature"].head(count).tolist()
 
 
+class FeatureStudy(NamedTuple):
+    """The units of a dictionary: `best` holds the best unit of several concepts, one each, `strongest` those with the
+    largest codes, whatever they stand for.
+
+    `gains` has the F1 over its floor, on stories that had no part in the choice, of every unit that fires on at least
+    one token in 10,000; `densities` every unit's share of tokens.
+    """
+
+    best: FeatureIndex
+    strongest: FeatureIndex
+    gains: list[float]
+    densities: list[float]
+
+
 def feature_study(
     lab: Lab, subject: Subject, recipe: Recipe | BasisRecipe, reading: Reading, count: int = 10
-) -> tuple[FeatureIndex, FeatureIndex, list[float]]:
-    """Evidence for the units of a dictionary: those that tell a concept best, the strongest, and the gains of all.
-
-    The first index holds `count` units, the best for that many different concepts; the second the `count` units with
-    the largest code, whatever they stand for. The list has the gain (F1 over its floor, on stories that had no part in
-    the choice) of every unit that fires on at least one token in 10,000.
-    """
+) -> FeatureStudy:
+    """Evidence for the units of a dictionary, `count` of the best and of the strongest."""
 
     def compute() -> dict[str, Any]:
         model, tokenizer, dictionary, _ = dictionary_of(subject, recipe)
@@ -118,8 +127,10 @@ def feature_study(
             "best": index.to_dict(_best_of_each_concept(alive, count)),
             "strongest": index.to_dict(alive.sort_values("max", ascending=False)["feature"].head(count)),
             "gains": alive["gain"].fillna(0.0).round(4).tolist(),
+            "densities": index.table["density"].round(6).tolist(),
         }
 
     key = {"recipe": recipe.fingerprint(), "kind": type(recipe).__name__, "reading": reading.fingerprint()}
-    found = lab.measure("features", compute, **subject.identity, **key, count=count)
-    return FeatureIndex.from_dict(found["best"]), FeatureIndex.from_dict(found["strongest"]), found["gains"]
+    found = lab.measure("feature evidence", compute, **subject.identity, **key, count=count)
+    indexes = (FeatureIndex.from_dict(found[name]) for name in ("best", "strongest"))
+    return FeatureStudy(*indexes, found["gains"], found["densities"])
