@@ -123,6 +123,17 @@ def new_figure(title: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def text_page(title: str, bottom: float, top: float) -> tuple[Figure, Axes, float, float]:
+    """A figure for lines of text: its axes, without a frame, from `bottom` to `top` (shares of the figure's height, the
+    latter for a title of one line), and their width and height in points. Call it inside use_style()."""
+    figure, axes = new_figure(title)
+    figure.set_layout_engine("none")  # letters and boxes share one grid, so the axes' size must be known
+    top -= 0.055 * figure.get_suptitle().count("\n")
+    axes.set_position((0.02, bottom, 0.96, top - bottom))
+    axes.set_axis_off()
+    return figure, axes, 0.96 * 72 * SIZE_INCHES[0], (top - bottom) * 72 * SIZE_INCHES[1]
+
+
 def spread(targets: Sequence[float], gap: float, low: float = 0.0, high: float = 1.0) -> list[float]:
     """Positions closest to ascending `targets` (least squares) that stay `gap` apart and inside [low, high].
 

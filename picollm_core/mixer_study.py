@@ -16,12 +16,12 @@ from picollm_core.config import TransformerConfig, require
 from picollm_core.decoding_speed import decoding_times
 from picollm_core.inference import evaluation_mode, require_same_vocabulary
 from picollm_core.interpret.attention_maps import attention_patterns, first_tokens, layer_inputs
+from picollm_core.interpret.untrained import untrained_model
 from picollm_core.lab import Lab
 from picollm_core.models import LanguageModel, build_model
 from picollm_core.models.kv_cache import KVCache
 from picollm_core.models.linear_mixers import GatedDeltaNet, LinearMixer, LinearState
 from picollm_core.runs import Run
-from picollm_core.trainer import seeded
 
 GATES = {
     "no gate": "GLA, no gate",
@@ -177,8 +177,7 @@ def memory_study(
     """
     require_same_vocabulary(model, tokenizer)
     idx = first_tokens(texts, tokenizer, length, most)
-    with seeded(seed):
-        fresh = build_model(model.config)
+    fresh = untrained_model(model, seed)
     lives = half_lives(model, idx).assign(start=half_lives(fresh, idx)["median"])
     ids = tokenizer.encode_ordinary(sentence)
     shown = shares(attention_patterns(model, torch.tensor([[tokenizer.eot_token, *ids]]))[:, 0])  # (L, H, T, T)

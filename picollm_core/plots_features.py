@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from picollm_core.config import require
-from picollm_core.figure_style import INK, QUIET, SIZE_INCHES, TEXT_POINTS, new_figure, use_style
+from picollm_core.figure_style import INK, QUIET, TEXT_POINTS, new_figure, text_page, use_style
 from picollm_core.interpret.feature_evidence import Context
 from picollm_core.interpret.feature_html import activation_colour
 from picollm_core.plots import visible_token
@@ -118,12 +118,7 @@ def plot_feature_contexts(rows: Iterable[Row], *, title: str) -> Figure:
     for label, *_ in rows:
         require(len(label) <= MAX_LABEL, f"label {label!r} has {len(label)} characters; at most {MAX_LABEL} fit")
     with use_style():
-        figure, axes = new_figure(title)
-        figure.set_layout_engine("none")  # letters and boxes share one grid, so the axes' size must be known
-        top = 0.9 - 0.055 * figure.get_suptitle().count("\n")
-        axes.set_position((0.02, 0.065, 0.96, top - 0.065))
-        axes.set_axis_off()
-        width, height = 0.96 * 72 * SIZE_INCHES[0], (top - 0.065) * 72 * SIZE_INCHES[1]
+        figure, axes, width, height = text_page(title, bottom=0.065, top=0.9)
         pitch = height / max(len(rows), 4)  # points from row to row; few rows would else be far apart
         points = next((size for size in LETTERS if 1.25 * (size + min(size, TEXT_POINTS)) + 9 <= pitch), LETTERS[-1])
         named = min(points, TEXT_POINTS)

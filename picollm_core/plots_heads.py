@@ -21,11 +21,11 @@ from picollm_core.figure_style import (
     INK,
     PALE,
     QUIET,
-    SIZE_INCHES,
     TEXT_POINTS,
     family_colour,
     new_figure,
     spread,
+    text_page,
     use_style,
 )
 from picollm_core.plots import require_columns, visible_token
@@ -177,12 +177,7 @@ def plot_story_attention(
     """
     values = _as_weights(weights, len(tokens), focus)
     with use_style():
-        figure, axes = new_figure(title)
-        figure.set_layout_engine("none")  # letters and boxes share one grid, so the axes' size must be known
-        top = 0.92 - 0.055 * figure.get_suptitle().count("\n")
-        axes.set_position((0.02, 0.17, 0.96, top - 0.17))
-        axes.set_axis_off()
-        width, height = 0.96 * 72 * SIZE_INCHES[0], (top - 0.17) * 72 * SIZE_INCHES[1]
+        figure, axes, width, height = text_page(title, bottom=0.17, top=0.92)
         spots, points, pitch = lay_out(tokens, width, height)
         axes.set_xlim(0, width / (MONO_WIDTH * points))
         axes.set_ylim(height / pitch, 0)

@@ -1,5 +1,6 @@
 """The small trained models that come with the project: how each was made, its files, its card."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,12 @@ def ship(family: str, folder: Path = SHIPPED_DIR, **changes: Any) -> Evaluation:
     return result
 
 
+def card(metadata: ModelCardData, title: str, about: str, rows: Mapping[str, str]) -> str:
+    """What stands beside weights that ship: Markdown under the metadata block that the Hugging Face hub reads."""
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return f"---\n{metadata.to_yaml()}\n---\n\n# {title}\n\n{about}\n\n| what | value |\n|---|---|\n{table}\n"
+
+
 def model_card(family: str, run: Run, result: Evaluation, stories: str, precision: torch.dtype) -> str:
     """The card of a shipped model, Markdown under the metadata block that the Hugging Face hub reads."""
     summary, (low, high) = run.summary, result.bits_per_byte_interval
@@ -103,12 +110,12 @@ def model_card(family: str, run: Run, result: Evaluation, stories: str, precisio
         "held-out text": f"{result.n_stories:,} stories, {result.n_bytes:,} bytes, none of them in the training text",
         "made by": f"`picollm ship {family}`, run {run.fingerprint}",
     }
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    return (
-        f"---\n{metadata.to_yaml()}\n---\n\n# The {family} model of picollm\n\n"
+    about = (
         "A very small model of children's stories, made to be studied. It writes plain English of that kind and knows "
-        "nothing else; what it says about the world is made up.\n\n"
-        f"| what | value |\n|---|---|\n{table}\n\n"
+        "nothing else; what it says about the world is made up."
+    )
+    return (
+        f"{card(metadata, f'The {family} model of picollm', about, rows)}\n"
         f'```sh\npicollm generate "Once upon a time" --model artefacts/models/{family}\n```\n\n'
         f"One sample, greedy:\n\n> {' '.join(run.samples['greedy'].split())}\n"
     )

@@ -12,6 +12,7 @@ from picollm_core.interpret.sae_study import AUTOENCODERS_DIR, Reading, Recipe, 
 from picollm_core.interpret.subjects import saved_subject
 from picollm_core.loading import SHIPPED_DIR
 from picollm_core.runs import safe_name
+from picollm_core.shipped import card
 
 TEXT = DataConfig(corpus=("tinystories",))
 READING = Reading(stories=400, length=256)
@@ -37,12 +38,14 @@ def ship_autoencoder(
     sae.to(torch.float16).save_pretrained(target)
     data = READING.of(subject, tokenizer)
     quality = measure_dictionary(model, SparseAutoencoder.from_pretrained(target), data.idx, data.mask)
-    (target / "README.md").write_text(card(family, recipe, quality, seconds, sae.dict_size), encoding="utf-8")
+    (target / "README.md").write_text(
+        autoencoder_card(family, recipe, quality, seconds, sae.dict_size), encoding="utf-8"
+    )
     return quality
 
 
-def card(family: str, recipe: Recipe, quality: Quality, seconds: float, dict_size: int) -> str:
-    """The card of a shipped autoencoder, Markdown under the metadata block that the Hugging Face hub reads."""
+def autoencoder_card(family: str, recipe: Recipe, quality: Quality, seconds: float, dict_size: int) -> str:
+    """The card of a shipped autoencoder."""
     tags = ["picollm", "sparse-autoencoder", family]
     metadata = ModelCardData(language="en", license="mit", datasets=["roneneldan/TinyStories"], tags=tags)
     rows = {
@@ -56,9 +59,8 @@ def card(family: str, recipe: Recipe, quality: Quality, seconds: float, dict_siz
         "features that never fired": f"{quality.dead:.1%}",
         "made by": f"`picollm ship {family} --autoencoders`",
     }
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    return (
-        f"---\n{metadata.to_yaml()}\n---\n\n# A sparse autoencoder for the {family} model of picollm\n\n"
+    about = (
         "It writes what passes at one site of the model as a sum of few of its features. Notebook 12_monosemanticity "
-        f"shows what they stand for, and where they don't.\n\n| what | value |\n|---|---|\n{table}\n"
+        "shows what they stand for, and where they don't."
     )
+    return card(metadata, f"A sparse autoencoder for the {family} model of picollm", about, rows)

@@ -10,8 +10,7 @@ Works with ipywidgets 7.7 and 8; only what both have is used.
 
 import html
 import sys
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ import ipywidgets as widgets
 from picollm_core import playground_html as page
 from picollm_core.config import SamplingConfig
 from picollm_core.loading import SHIPPED_DIR, SavedModel
-from picollm_core.notebook_cleaning import WIDGET_VIEW
 from picollm_core.playground import Generation, ModelChoice, ModelShelf, Story, describe_sampling, explain, find_models
 from picollm_core.playground_controls import model_list, prompt_box, sampling_of, sampling_sliders, slider
+from picollm_core.reporting_box import ReportingBox, reported
 from picollm_core.runs import RUNS_DIR
 
 SIDE_BY_SIDE = 4
@@ -40,23 +39,8 @@ def updates_render_in_background() -> bool:
     return "google.colab" not in sys.modules
 
 
-def _reported(method: Callable[..., None]) -> Callable[..., None]:
-    """A callback whose failure becomes a sentence in the status line: a traceback there would be seen by nobody."""
-
-    @wraps(method)
-    def guarded(self: "Playground", *arguments: Any) -> None:
-        try:
-            method(self, *arguments)
-        except Exception as error:  # noqa: BLE001  (explain() logs what is unforeseen, with its traceback)
-            self.say(explain(error), wrong=True)
-
-    return guarded
-
-
-class Playground(widgets.VBox):
+class Playground(ReportingBox):
     """The widget that `playground` returns. Its parts are attributes, so that a program can set and read them."""
-
-    _ipython_display_ = None  # ipywidgets 7 would show itself without the table for pages that have no widgets
 
     def __init__(
         self,
@@ -110,10 +94,6 @@ class Playground(widgets.VBox):
         """The stories as they stand, by model: prompt and continuation."""
         return {} if self._generation is None else {story.title: story.text for story in self._generation.stories}
 
-    def say(self, sentence: str, wrong: bool = False) -> None:
-        """Write the status line."""
-        self.status.value = page.status_html(sentence, wrong)
-
     def wait(self, seconds: float = 60.0) -> None:
         """Until the stories being written have ended. For programs; a notebook that waits shows nothing meanwhile."""
         generation = self._generation
@@ -123,20 +103,14 @@ class Playground(widgets.VBox):
     def close(self) -> None:
         """Stop what runs and take the widget, with all its parts, off the page."""
         self._halt()
-        for part in self._descendants(self.children):
-            part.close()
         super().close()
-
-    @classmethod
-    def _descendants(cls, parts: Sequence[Any]) -> list[Any]:
-        return [x for part in parts for x in (part, *cls._descendants(getattr(part, "children", ())))]
 
     def _halt(self) -> None:
         generation, self._generation = self._generation, None  # what it paints from now on is dropped
         if generation is not None:
             generation.stop()
 
-    @_reported
+    @reported
     def _choose(self, _: Any = None) -> None:
         """Show the chosen models, a column each, as they are before anything is generated."""
         self._halt()
@@ -150,7 +124,7 @@ class Playground(widgets.VBox):
             part.close()
         self._look()
 
-    @_reported
+    @reported
     def _look(self, _: Any = None) -> None:
         """Draw the next-token view of every chosen model; from cached logits unless the prompt or a model is new."""
         views, problems = {}, {}
@@ -182,7 +156,7 @@ class Playground(widgets.VBox):
             )
         return f"Sampling: {describe_sampling(self.sampling)}. The bars follow every slider; Generate writes.", False
 
-    @_reported
+    @reported
     def _generate(self, _: Any = None) -> None:
         """Begin new stories, in place of those being written."""
         self._halt()
@@ -215,7 +189,7 @@ class Playground(widgets.VBox):
         else:
             generation.run()
 
-    @_reported
+    @reported
     def _stop(self, _: Any = None) -> None:
         if self._generation is not None:
             self._generation.stop()
@@ -272,8 +246,7 @@ class Playground(widgets.VBox):
                 for name, texts in rows
                 for model, text in zip(chosen, texts, strict=True)
             )
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        return {"text/plain": plain, "text/html": table, WIDGET_VIEW: view}
+        return self.bundle(plain, table)
 
 
 def _together(stories: Sequence[Story]) -> str:

@@ -21,6 +21,7 @@ from picollm_core.figure_style import (
     new_figure,
     save_figure,
     spread,
+    text_page,
     use_style,
 )
 
@@ -146,3 +147,17 @@ def test_unsafe_names_are_refused(tmp_path, name):
 def test_a_figure_of_another_shape_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"6\.4 x 4\.8 inches; make it 16:9"):
         save_figure(Figure(figsize=(6.4, 4.8)), "a", tmp_path)
+
+
+def test_a_page_of_text_is_as_large_as_it_says_and_gives_way_to_a_title_of_two_lines():
+    for title, lines in (("T", 1), ("long words " * 9, 2)):
+        with use_style():
+            figure, axes, width, height = text_page(title, bottom=0.1, top=0.9)
+        figure.draw_without_rendering()
+        assert figure.get_suptitle().count("\n") == lines - 1
+        box = axes.get_window_extent()
+        assert (box.width, box.height) == pytest.approx((width * figure.dpi / 72, height * figure.dpi / 72))
+        assert box.y0 == pytest.approx(0.1 * figure.bbox.height)
+        titles = [text.get_window_extent() for text in figure.texts]
+        assert all(box.y1 <= text.y0 for text in titles)
+        assert not axes.axison

@@ -3,26 +3,19 @@
 import threading
 
 import pytest
-import torch
 
-from picollm_core import generate, save_model
+from picollm_core import generate
 from picollm_core.config import SamplingConfig
-from picollm_core.models import build_model
 from picollm_core.playground import Generation, ModelShelf, Story, describe_sampling, explain, find_models
 from picollm_core.playground_html import ShownToken
+from tests.saved_models import save_families
 
 PROMPT = "Once upon a time"
 
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    torch.manual_seed(0)
-    for family in ("kgram", "lstm", "transformer"):
-        save_model(
-            build_model(f"{family}-pico", vocab_size=4096, n_embd=8, block_size=32), "stories-4k", folder / family
-        )
-    return folder
+    return save_families(tmp_path_factory.mktemp("models"), n_embd=8, block_size=32)
 
 
 @pytest.fixture(scope="module")

@@ -1,17 +1,14 @@
 """Figures about attention can be read, show what they were given, and refuse what they cannot show honestly."""
 
-import itertools
-
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
-from matplotlib.text import Text
 
-from picollm_core.figure_style import FAMILY_COLOURS, SIZE_INCHES
+from picollm_core.figure_style import FAMILY_COLOURS
 from picollm_core.plots_attention import plot_attention_heads, plot_decoding_times, plot_input_gradients
+from tests.legible import assert_legible, visible
 
 TOKENS = ["<start>", "Once", " upon", " a", " time", " there", " was", " a", " $girl$", " because", "."]
 
@@ -44,31 +41,9 @@ FIGURES = {
 }
 
 
-def visible(figure: Figure) -> list[Text]:
-    """The texts a reader sees; ticks outside an axis's view exist for matplotlib but are not drawn."""
-    figure.draw_without_rendering()
-    hidden = set()
-    for axis in (axis for axes in figure.findobj(Axes) for axis in (axes.xaxis, axes.yaxis)):
-        low, high = sorted(axis.get_view_interval())
-        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
-            if not low <= tick.get_loc() <= high:
-                hidden |= {tick.label1, tick.label2}
-    found = (text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip())
-    return [text for text in found if text not in hidden]
-
-
 @pytest.mark.parametrize("name", FIGURES)
 def test_texts_are_large_stay_on_the_page_and_do_not_overlap(name):
-    figure = FIGURES[name]()
-    assert tuple(figure.get_size_inches()) == SIZE_INCHES
-    boxes = {text: Text.get_window_extent(text) for text in visible(figure)}
-    assert all(text.get_fontsize() >= 14 for text in boxes)
-    page = figure.bbox
-    for text, box in boxes.items():
-        assert page.x0 <= box.x0 < box.x1 <= page.x1, text
-        assert page.y0 <= box.y0 < box.y1 <= page.y1, text
-    for (a, box_a), (b, box_b) in itertools.combinations(boxes.items(), 2):
-        assert not box_a.padded(-2).overlaps(box_b), (a, b)
+    assert_legible(FIGURES[name]())
 
 
 def test_every_head_is_drawn_with_its_own_weights_and_later_tokens_are_no_weights():

@@ -6,11 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
-from matplotlib.text import Text
 
-from picollm_core.figure_style import FAMILY_COLOURS, INK, SIZE_INCHES
+from picollm_core.figure_style import FAMILY_COLOURS, INK
 from picollm_core.plots_autoencoders import KINDS, METRICS, plot_controls, plot_quality
-from tests.test_plots_attention import visible
+from tests.legible import assert_legible, visible
 
 
 def quality(kinds=(*KINDS, "neurons", "pca"), levels=(8.0, 16.0, 32.0), seeds=3) -> pd.DataFrame:
@@ -49,16 +48,7 @@ FIGURES = {
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_texts_are_large_stay_on_the_page_and_do_not_overlap(name):
-    figure = FIGURES[name]()
-    assert tuple(figure.get_size_inches()) == SIZE_INCHES
-    boxes = {text: Text.get_window_extent(text) for text in visible(figure)}
-    assert all(text.get_fontsize() >= 14 for text in boxes)
-    page = figure.bbox
-    for text, box in boxes.items():
-        assert page.x0 <= box.x0 < box.x1 <= page.x1, text
-        assert page.y0 <= box.y0 < box.y1 <= page.y1, text
-    for (a, box_a), (b, box_b) in itertools.combinations(boxes.items(), 2):
-        assert not box_a.padded(-2).overlaps(box_b), (a, b)
+    assert_legible(FIGURES[name]())
 
 
 def line_of(axes, colour: str, alpha=None):

@@ -8,11 +8,10 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from picollm_core.figure_style import SIZE_INCHES
 from picollm_core.interpret.feature_evidence import Context
 from picollm_core.interpret.feature_html import activation_colour
 from picollm_core.plots_features import MAX_LABEL, excerpt, plot_feature_contexts, plot_firing
-from tests.test_plots_attention import visible
+from tests.legible import assert_legible
 
 PIECES = ("Tom", " saw", " a", " $ball$", ".\n", "He", " gave", " it", " to", " Lily", ".")
 VALUES = (0.0, 0.0, 0.5, 2.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
@@ -42,16 +41,7 @@ FIGURES = {
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_texts_are_large_stay_on_the_page_and_do_not_overlap(name):
-    figure = FIGURES[name]()
-    assert tuple(figure.get_size_inches()) == SIZE_INCHES
-    boxes = {text: Text.get_window_extent(text) for text in visible(figure)}
-    assert all(text.get_fontsize() >= 14 for text in boxes)
-    page = figure.bbox
-    for text, box in boxes.items():
-        assert page.x0 <= box.x0 < box.x1 <= page.x1, text
-        assert page.y0 <= box.y0 < box.y1 <= page.y1, text
-    for (a, box_a), (b, box_b) in itertools.combinations(boxes.items(), 2):
-        assert not box_a.padded(-2).overlaps(box_b), (a, b)
+    assert_legible(FIGURES[name]())
 
 
 def boxes(axes, filled=True) -> list[Rectangle]:

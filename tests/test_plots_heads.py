@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import FancyArrowPatch, Rectangle
 from matplotlib.text import Text
 
-from picollm_core.figure_style import FAMILY_COLOURS, SIZE_INCHES
+from picollm_core.figure_style import FAMILY_COLOURS
 from picollm_core.plots_attention import WEIGHTS
 from picollm_core.plots_heads import (
     LATER,
@@ -20,7 +20,7 @@ from picollm_core.plots_heads import (
     plot_head_scores,
     plot_story_attention,
 )
-from tests.test_plots_attention import visible
+from tests.legible import assert_legible, visible
 
 BLUE, ORANGE = FAMILY_COLOURS["transformer"], FAMILY_COLOURS["kgram"]
 NAMES = ["previous_token", "duplicate_token", "induction", "first_token", "entropy"]
@@ -75,16 +75,7 @@ FIGURES = {
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_texts_are_large_stay_on_the_page_and_do_not_overlap(name):
-    figure = FIGURES[name]()
-    assert tuple(figure.get_size_inches()) == SIZE_INCHES
-    boxes = {text: Text.get_window_extent(text) for text in visible(figure)}
-    assert all(text.get_fontsize() >= 14 for text in boxes)
-    page = figure.bbox
-    for text, box in boxes.items():
-        assert page.x0 <= box.x0 < box.x1 <= page.x1, text
-        assert page.y0 <= box.y0 < box.y1 <= page.y1, text
-    for (a, box_a), (b, box_b) in itertools.combinations(boxes.items(), 2):
-        assert not box_a.padded(-2).overlaps(box_b), (a, b)
+    assert_legible(FIGURES[name]())
 
 
 def texts(figure) -> list[str]:

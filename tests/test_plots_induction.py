@@ -12,7 +12,7 @@ from matplotlib.text import Text
 from picollm_core.figure_style import SIZE_INCHES
 from picollm_core.plots_arms import arm_look
 from picollm_core.plots_induction import SHADE, plot_induction
-from tests.test_plots_attention import visible
+from tests.legible import visible
 
 STEPS = [0, 100, 200, 300]
 

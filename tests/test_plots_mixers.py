@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex
 
 from picollm_core.figure_style import SIZE_INCHES
 from picollm_core.plots_mixers import SIGNED, plot_half_lives, plot_signed_maps
-from tests.test_plots_attention import visible
+from tests.legible import visible
 
 TOKENS = ["<start>", "Tom", " had", " a", " $ball$", "."]
 FOCUS = {"softmax": 1, "GLA": 2}

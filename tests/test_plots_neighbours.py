@@ -10,11 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 
-from picollm_core.figure_style import SIZE_INCHES
 from picollm_core.interpret.neighbours import pca_view
 from picollm_core.interpret.word_lists import WORD_GROUPS, WORD_PAIRS
 from picollm_core.plots_neighbours import plot_similarity, plot_token_map
-from tests.test_plots_attention import visible
+from tests.legible import assert_legible, visible
 
 LABELS = [(word, group) for group, words in WORD_GROUPS.items() for word in words]
 
@@ -56,16 +55,7 @@ FIGURES = {
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_texts_are_large_stay_on_the_page_and_do_not_overlap(name):
-    figure = FIGURES[name]()
-    assert tuple(figure.get_size_inches()) == SIZE_INCHES
-    boxes = {text: Text.get_window_extent(text) for text in visible(figure)}
-    assert all(text.get_fontsize() >= 14 for text in boxes)
-    page = figure.bbox
-    for text, box in boxes.items():
-        assert page.x0 <= box.x0 < box.x1 <= page.x1, text
-        assert page.y0 <= box.y0 < box.y1 <= page.y1, text
-    for (a, box_a), (b, box_b) in itertools.combinations(boxes.items(), 2):
-        assert not box_a.padded(-2).overlaps(box_b), (a, b)
+    assert_legible(FIGURES[name]())
 
 
 @pytest.mark.parametrize("dpi", [100, 150])

@@ -6,26 +6,19 @@ import sys
 import threading
 
 import pytest
-import torch
 
-from picollm_core import generate, save_model
+from picollm_core import generate
 from picollm_core.config import SamplingConfig
-from picollm_core.models import build_model
 from picollm_core.notebook_cleaning import WIDGET_VIEW
 from picollm_core.widgets import IN_STEP_TOKENS, SIDE_BY_SIDE, playground
+from tests.saved_models import DECIDED, save_families
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>"
 
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    torch.manual_seed(0)
-    for family in ("kgram", "lstm", "transformer"):
-        model = build_model(f"{family}-pico", vocab_size=4096, n_embd=8, block_size=64)
-        model.head.weight.data.mul_(20)  # untrained models are undecided; sliders need something to act on
-        save_model(model, "stories-4k", folder / family)
-    return folder
+    return save_families(tmp_path_factory.mktemp("models"), n_embd=8, block_size=64, scale=DECIDED)
 
 
 @pytest.fixture

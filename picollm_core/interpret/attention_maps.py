@@ -13,11 +13,11 @@ from torch import Tensor
 
 from picollm_core.config import require
 from picollm_core.inference import evaluation_mode, require_same_vocabulary
+from picollm_core.interpret.untrained import untrained_model
 from picollm_core.losses import token_nll
-from picollm_core.models import LanguageModel, build_model
+from picollm_core.models import LanguageModel
 from picollm_core.models.positions import Place
 from picollm_core.models.transformer import SequenceMixer, Transformer
-from picollm_core.trainer import seeded
 
 SCORES = ("previous_token", "first_token", "same_token", "entropy")
 REPETITION_SCORES = ("previous_token", "duplicate_token", "induction", "first_token", "entropy")
@@ -194,9 +194,7 @@ def untrained_highest(
     Raises ValueError for a model without attention.
     """
     attention_layers(model)
-    with seeded(seed):
-        fresh = build_model(model.config)
-    table = score(attention_patterns(fresh.to(model.head.weight), idx))
+    table = score(attention_patterns(untrained_model(model, seed), idx))
     return table.drop(columns=["layer", "head"]).max().to_dict()
 
 

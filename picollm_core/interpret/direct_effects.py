@@ -26,8 +26,10 @@ def _into_stream(model: Transformer, site: str) -> list[nn.Linear] | None:
     last = int(parts[1]) == model.config.n_layer - 1
     if len(parts) == 2:
         return [] if not site.endswith(INPUT) and (model.config.norm != "post" or last) else None
+    if model.config.norm == "sandwich" and parts[2:] in (["norm_attention_out"], ["norm_mlp_out"]):
+        return [] if not site.endswith(INPUT) else None
     if model.config.norm != "pre":
-        return None  # what a layer adds is normed first, so it has no fixed effect
+        return None  # what a layer gives is normed before or after it is added, so it has no fixed effect
     if parts[2:] in (["attention"], ["mlp"]):
         return [] if not site.endswith(INPUT) else None
     if parts[2:] in (["attention", "proj"], ["mlp", "proj"]):

@@ -9,9 +9,7 @@ Works with ipywidgets 7.7 and 8; only what both have is used. Nothing runs in a 
 acts on the model itself, so two texts at once would steer each other.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import wraps
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,9 @@ from picollm_core.interpret import feature_html
 from picollm_core.interpret.feature_index import FeatureIndex
 from picollm_core.interpret.feature_shelf import SAMPLING, DictionaryChoice, FeatureShelf, default_choice
 from picollm_core.loading import SHIPPED_DIR, SavedModel
-from picollm_core.notebook_cleaning import WIDGET_VIEW
-from picollm_core.playground import ModelChoice, explain, find_models
+from picollm_core.playground import ModelChoice, find_models
 from picollm_core.playground_controls import prompt_box, slider
+from picollm_core.reporting_box import ReportingBox, reported
 from picollm_core.runs import RUNS_DIR
 from picollm_core.widgets import NO_MODEL
 
@@ -40,25 +38,8 @@ NO_AUTOENCODER = (
 )
 
 
-def _reported(method: Callable[..., None]) -> Callable[..., None]:
-    """A callback whose failure becomes a sentence in the status line: a traceback there would be seen by nobody."""
-
-    @wraps(method)
-    def guarded(self: "FeatureBrowser", *arguments: Any) -> None:
-        if self._quiet:
-            return
-        try:
-            method(self, *arguments)
-        except Exception as error:  # noqa: BLE001  (explain() logs what is unforeseen, with its traceback)
-            self.say(explain(error), wrong=True)
-
-    return guarded
-
-
-class FeatureBrowser(widgets.VBox):
+class FeatureBrowser(ReportingBox):
     """The widget that `feature_browser` returns. Its parts are attributes, so that a program can set and read them."""
-
-    _ipython_display_ = None  # ipywidgets 7 would show itself without the evidence for pages that have no widgets
 
     def __init__(self, offered: Sequence[SavedModel], chosen: SavedModel | None, shelf: FeatureShelf, prompt: str):
         self._shelf, self._quiet = shelf, True
@@ -106,39 +87,26 @@ class FeatureBrowser(widgets.VBox):
         """The text as the model writes it, and as it does with the feature steered or ablated; "" until written."""
         return self._texts
 
-    def say(self, sentence: str, wrong: bool = False) -> None:
-        """Write the status line."""
-        self.status.value = page.status_html(sentence, wrong)
-
-    @contextmanager
-    def _setting(self) -> Iterator[None]:
-        """Inside, controls are set without what they would set off."""
-        self._quiet = True
-        try:
-            yield
-        finally:
-            self._quiet = False
-
     @property
     def _place(self) -> tuple[Path, DictionaryChoice]:
         return self.model.value.path, self.dictionary.value
 
-    @_reported
+    @reported
     def _open_model(self, _: Any = None) -> None:
         """Offer the dictionaries of the chosen model and open the first."""
         self._clear()
         if self.model.value is None:
             self.say(NO_MODEL, wrong=True)
             return
-        with self._setting():
+        with self.setting():
             self.dictionary.options = []
         choices = self._shelf.choices(self.model.value.path)
-        with self._setting():
+        with self.setting():
             self.dictionary.options = [(choice.label, choice) for choice in choices]
             self.dictionary.value = default_choice(choices)
         self._open_dictionary()
 
-    @_reported
+    @reported
     def _open_dictionary(self, _: Any = None) -> None:
         """Read the texts with the chosen dictionary and list its features."""
         self._clear()
@@ -153,17 +121,17 @@ class FeatureBrowser(widgets.VBox):
         self._index = self._feature = None
         self._texts = "", ""
         self.evidence.value = self.plain.value = self.changed.value = ""
-        with self._setting():
+        with self.setting():
             self.features.options = []
 
-    @_reported
+    @reported
     def _list(self, _: Any = None) -> None:
         """List the features in the chosen order, those that the search finds, and show the first."""
         if self._index is None:
             return
         found = self._index.ranked(self.sort.value, self.search.value)
         labels = [(_label(self._index, feature, self.sort.value), feature) for feature in found[:LISTED]]
-        with self._setting():
+        with self.setting():
             self.features.options = labels
             self.features.value = None
         if not found:
@@ -180,16 +148,16 @@ class FeatureBrowser(widgets.VBox):
     def _trained(self) -> bool:
         return any(choice.folder is not None for _, choice in self.dictionary.options)
 
-    @_reported
+    @reported
     def _pick(self, _: Any = None) -> None:
         if self.features.value is not None:
             self.show(self.features.value)
 
-    @_reported
+    @reported
     def _go_to(self, _: Any = None) -> None:
         self.show(self.number.value)
 
-    @_reported
+    @reported
     def _step(self, by: int) -> None:
         """Go on in the list, round at its ends."""
         listed = [feature for _, feature in self.features.options]
@@ -203,7 +171,7 @@ class FeatureBrowser(widgets.VBox):
             raise ValueError("no dictionary is open, so there is no feature to show; choose a model first")
         evidence = self._index.evidence(feature)
         listed = [known for _, known in self.features.options]
-        with self._setting():
+        with self.setting():
             self.number.value = feature
             self.features.value = feature if feature in listed else None
             self.amount.value, self.ablate.value = 0.0, False
@@ -216,12 +184,12 @@ class FeatureBrowser(widgets.VBox):
         assert self._index is not None
         return f"Feature {self._feature:,} of {self._index.dict_size:,} ({self.dictionary.value.label})"
 
-    @_reported
+    @reported
     def _write(self, change: Any = None) -> None:
         """Write what the model writes by itself and, beside it, what it does with the feature steered or ablated."""
         if self._index is None or self._feature is None:
             return
-        with self._setting():  # one thing at a time: the control that was moved last rules
+        with self.setting():  # one thing at a time: the control that was moved last rules
             if self.ablate.value and change is not None and change["owner"] is self.amount:
                 self.ablate.value = False
             elif self.ablate.value:
@@ -249,14 +217,13 @@ class FeatureBrowser(widgets.VBox):
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         """The live widget, and for pages without widgets (GitHub, nbconvert) the feature shown and a list."""
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
         if self._index is None or self._feature is None:
-            return {"text/plain": NO_MODEL, "text/html": self.status.value, WIDGET_VIEW: view}
+            return self.bundle(NO_MODEL, self.status.value)
         listed = [feature for _, feature in self.features.options][:IN_FALLBACK]
         rows = [self._index.facts(feature) for feature in listed]
         plain = "\n".join(f"feature {row['feature']}: {row['concept']}, {row['tokens']}" for row in rows)
         pictures = page.STYLE + feature_html.STYLE + self.evidence.value + feature_html.feature_list_html(rows)
-        return {"text/plain": plain, "text/html": pictures, WIDGET_VIEW: view}
+        return self.bundle(plain, pictures)
 
 
 def _label(index: FeatureIndex, feature: int, by: str) -> str:

@@ -21,6 +21,7 @@ from torch import Tensor
 from picollm_core.config import require
 from picollm_core.inference import require_same_vocabulary
 from picollm_core.interpret.concepts import ConceptData, rule_concepts
+from picollm_core.interpret.dictionaries import Dictionary
 from picollm_core.interpret.direct_effects import direct_effect, direct_path, stream_scale
 from picollm_core.interpret.feature_evidence import (
     Context,
@@ -30,7 +31,7 @@ from picollm_core.interpret.feature_evidence import (
     histogram,
     short,
 )
-from picollm_core.interpret.feature_scores import Dictionary, feature_codes, feature_concepts
+from picollm_core.interpret.feature_scores import feature_codes, feature_concepts
 from picollm_core.models import LanguageModel
 from picollm_core.models.transformer import Transformer
 from picollm_core.next_token import token_text
@@ -39,6 +40,8 @@ from picollm_core.playground_html import visible
 STRONGEST, WEAKER = 8, 4
 """Contexts shown of a feature: where it fires most (of a signed code in each direction), and random ones of less."""
 PEAK_TOKENS = 4
+TABLE_COLUMNS = ("feature", "density", "mean", "max", "min", "stories", "tokens", "concept", "sign", "threshold",
+                 "precision", "recall", "f1", "floor", "gain")  # fmt: skip
 LENGTH = 128
 _LOOKED_AT = 50  # strongest activations among which the different peak tokens are looked for
 _ROWS = 16
@@ -160,9 +163,11 @@ class FeatureIndex:
         return self.recorded[feature]
 
     def to_dict(self, features: Iterable[int]) -> dict[str, Any]:
-        """JSON values of the index restricted to some features, with all there is to see of them: about 5 KB each."""
+        """JSON values of the index restricted to some features, with all there is to see of them: about 5 KB each.
+
+        Of no features there is nothing to see but the index's own settings.
+        """
         evidence = [asdict(self.evidence(feature)) for feature in dict.fromkeys(features)]
-        require(bool(evidence), "there is no feature to record; name at least one")
         settings = {name: getattr(self, name) for name in ("site", "tokens", "stories", "dict_size")}
         return settings | {"evidence": evidence}
 
@@ -170,7 +175,7 @@ class FeatureIndex:
     def from_dict(cls, values: dict[str, Any]) -> "FeatureIndex":
         """The index that `to_dict` wrote, with the features it was given and no others."""
         evidence = [Evidence.from_dict(each) for each in values["evidence"]]
-        table = pd.DataFrame([each.facts for each in evidence])
+        table = pd.DataFrame([each.facts for each in evidence], columns=None if evidence else list(TABLE_COLUMNS))
         settings = {name: value for name, value in values.items() if name != "evidence"}
         return cls(table=table, recorded={each.feature: each for each in evidence}, **settings)
 

@@ -8,25 +8,20 @@ M story tokens, F features, K concepts, Q thresholds, D directions: the features
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from picollm_core.bootstrap import ratio_interval
 from picollm_core.config import require
-from picollm_core.inference import evaluation_mode
-from picollm_core.interpret.baselines import Basis
 from picollm_core.interpret.concepts import ConceptData
-from picollm_core.interpret.hooks import activations, require_site, site_width
-from picollm_core.interpret.sae import SparseAutoencoder
+from picollm_core.interpret.dictionaries import Dictionary, evaluated, require_width
+from picollm_core.interpret.hooks import activations
 from picollm_core.models import LanguageModel
-
-Dictionary = SparseAutoencoder | Basis
 
 THRESHOLDS = 48  # tried for each feature: 0 and quantiles of its positive codes
 _FEATURES_AT_ONCE = 64  # of a dense z: bounds the copy that is made of it
@@ -36,21 +31,6 @@ CONCEPT_COLUMNS = ("concept", "feature", "sign", "threshold", "precision", "reca
                    "f1_chosen", "base_rate", "floor", "density")  # fmt: skip
 FEATURE_COLUMNS = ("feature", "concept", "sign", "threshold", "precision", "recall", "f1", "f1_chosen", "floor",
                    "density")  # fmt: skip
-
-
-def require_width(model: LanguageModel, dictionary: Dictionary) -> None:
-    """Raise ValueError when the model has not the dictionary's site, or another width there."""
-    width, expected = site_width(model, require_site(model, dictionary.site)), dictionary.activation_dim
-    require(
-        width == expected,
-        f"the dictionary reads width {expected}, but the {model.config.family} model has {width} at "
-        f"{dictionary.site!r}; it was made for another model",
-    )
-
-
-def evaluated(dictionary: Dictionary) -> AbstractContextManager[None]:
-    """Inside, an autoencoder is in evaluation mode: what a token's code is depends on no other token."""
-    return evaluation_mode(dictionary) if isinstance(dictionary, nn.Module) else nullcontext()
 
 
 @torch.no_grad()

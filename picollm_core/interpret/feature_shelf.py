@@ -9,13 +9,13 @@ import tiktoken
 
 from picollm_core.config import SamplingConfig
 from picollm_core.corpora import load_corpus
+from picollm_core.interpret.ablation import site_means
 from picollm_core.interpret.baselines import neuron_basis
 from picollm_core.interpret.concepts import ConceptData, rule_concepts, storyworld_concepts
+from picollm_core.interpret.dictionaries import Dictionary, evaluated
 from picollm_core.interpret.feature_index import LENGTH, FeatureIndex, feature_index
-from picollm_core.interpret.feature_scores import Dictionary, evaluated
 from picollm_core.interpret.hooks import INPUT, hooked, main_sites
 from picollm_core.interpret.sae import SparseAutoencoder, list_autoencoders
-from picollm_core.interpret.sae_metrics import site_mean
 from picollm_core.interpret.steering import ablate_feature, steered_text
 from picollm_core.models.saving import CONFIG_FILE
 from picollm_core.playground import ModelShelf
@@ -107,7 +107,8 @@ class FeatureShelf:
             found.require_fits(model)
             return found
         data = self.stories(path)
-        mean = site_mean(model, choice.site, data.idx[:64], data.mask[:64])  # enough for what counts as nothing
+        some = data.idx[:64], data.mask[:64]  # enough for what counts as nothing
+        mean = site_means(model, [choice.site], *some)[choice.site]
         return neuron_basis(mean, min(NEURONS_KEPT, len(mean)), choice.site)
 
     def opened(self, path: Path, choice: DictionaryChoice) -> tuple[Dictionary, FeatureIndex]:

@@ -9,17 +9,32 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from picollm_core.config import require
 from picollm_core.interpret.concepts import ConceptData
 from picollm_core.interpret.feature_index import FeatureIndex, feature_index
 from picollm_core.interpret.feature_scores import concept_scores, feature_codes
+from picollm_core.interpret.hooks import require_site
 from picollm_core.interpret.probes import probe_study
-from picollm_core.interpret.sae_study import MIN_STORIES, BasisRecipe, Reading, Recipe, dictionary_of
-from picollm_core.interpret.steering import ablation_effects, concept_tokens, steering_curve
+from picollm_core.interpret.sae_study import (
+    MIN_STORIES,
+    BasisRecipe,
+    Reading,
+    Recipe,
+    dictionary_of,
+    json_rows,
+    table_of,
+)
+from picollm_core.interpret.steering import ABLATION_COLUMNS, ablation_effects, concept_tokens, steering_curve
 from picollm_core.interpret.subjects import Subject
 from picollm_core.lab import Lab
 
 AMOUNTS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 """Of steering, in units of the largest code that the feature has on the stories it was chosen on."""
+CAUSAL_COLUMNS = {
+    "chosen": ("concept", "feature", "f1", "precision", "recall", "floor", "largest"),
+    "effects": (*ABLATION_COLUMNS, "own"),
+    "curves": ("amount", "mass", "low", "high", "monotone", "feature", "concept", "share"),
+}
 _PROBED = ("site", "weights", "concept", "auroc", "control_auroc", "balanced_accuracy", "selectivity")
 
 
@@ -34,21 +49,29 @@ def causal_study(
 
     On `reading.stories` stories the one feature is found for each concept that best tells whether the next token
     belongs to it; a feature that was found already is not taken again, and concepts in fewer than MIN_STORIES stories
-    are left out. On `stories` further ones it is ablated and steered. Tables: `chosen` (concept, feature, f1, floor,
-    largest), `effects` (those of steering.ablation_effects with `own`, the feature's concept) and `curves` (those of
-    steering.steering_curve with feature and concept, amounts in units of `largest`) for concepts that have
-    characteristic tokens.
+    are left out, as are features that never fire. On `stories` further ones it is ablated and steered. Tables, with the
+    columns CAUSAL_COLUMNS: `chosen` (`largest` is the feature's largest code on the stories it was chosen on),
+    `effects` (those of steering.ablation_effects with `own`, the feature's concept) and `curves` (those of
+    steering.steering_curve with `share`, the amount in units of `largest`) for concepts that have characteristic
+    tokens.
+
+    Raises ValueError when the text has no more than `stories` held-out stories.
     """
 
     def compute() -> dict[str, Any]:
         model, tokenizer, dictionary, _ = dictionary_of(subject, recipe)
         everything = reading.replace(stories=reading.stories + stories).of(subject, tokenizer)
+        require(
+            1 <= stories < len(everything),
+            f"stories is {stories}; of {len(everything)} held-out ones at least 1 is judged and 1 is left to choose on",
+        )
         choosing, judging = _rows(everything, 0, -stories), _rows(everything, -stories, None)
         common = choosing.common(MIN_STORIES)
         z = feature_codes(model, dictionary, common)
         wanted = common.announced.pick(name for name in concepts if name in common.names)
         scores = concept_scores(z, wanted.flat_labels, wanted.groups, wanted.names, n_bootstrap=100)
-        chosen = scores.drop_duplicates("feature")[["concept", "feature", "f1", "precision", "recall", "floor"]]
+        firing = scores[scores["density"] > 0]
+        chosen = firing.drop_duplicates("feature")[["concept", "feature", "f1", "precision", "recall", "floor"]]
         values = z.coalesce()
         largest = {f: values.values()[values.indices()[1] == f].max().item() for f in chosen["feature"]}
         chosen = chosen.assign(largest=chosen["feature"].map(largest))
@@ -63,11 +86,11 @@ def causal_study(
         ]
         tables = {"chosen": chosen, "effects": effects.assign(own=effects["feature"].map(own))}
         tables["curves"] = pd.concat(curves, ignore_index=True) if curves else pd.DataFrame()
-        return {name: table.round(5).to_dict("records") for name, table in tables.items()}
+        return {name: json_rows(table, 5) for name, table in tables.items()}
 
     key = {"recipe": recipe.fingerprint(), "reading": reading.fingerprint(), "concepts": list(concepts)}
     found = lab.measure("causal features", compute, **subject.identity, **key, stories=stories)
-    return {name: pd.DataFrame(rows) for name, rows in found.items()}
+    return {name: table_of(found[name], columns) for name, columns in CAUSAL_COLUMNS.items()}
 
 
 def probe_rows(
@@ -76,20 +99,27 @@ def probe_rows(
     """Linear probes of these concepts at the `sites` of each subject, by its name, trained and untrained.
 
     Columns subject, site, weights, concept, auroc, control_auroc, balanced_accuracy, selectivity; see
-    probes.probe_study. Concepts that the subject's stories hardly have are left out.
+    probes.probe_study. Concepts that the subject's stories hardly have are left out. Raises ValueError for a subject
+    without sites, and a site that its model has not.
     """
+    subjects = list(subjects)
+    for subject in subjects:
+        named = ", ".join(sites)
+        require(subject.name in sites, f"no sites are named for the subject {subject.name!r}, only for {named}")
 
     def compute(subject: Subject) -> list[dict[str, Any]]:
         model, tokenizer = subject.load()
         data = reading.of(subject, tokenizer).common(MIN_STORIES)
         data = data.pick(name for name in concepts if name in data.names)
-        return probe_study(model, sites[subject.name], data)[list(_PROBED)].round(4).to_dict("records")
+        for site in sites[subject.name]:
+            require_site(model, site)
+        return json_rows(probe_study(model, sites[subject.name], data)[list(_PROBED)], 4) if data.names else []
 
     tables = []
     for subject in subjects:
         key = {"sites": list(sites[subject.name]), "reading": reading.fingerprint(), "concepts": list(concepts)}
         rows = lab.measure("linear probes", lambda subject=subject: compute(subject), **subject.identity, **key)  # type: ignore[misc]
-        tables.append(pd.DataFrame(rows).assign(subject=subject.name))
+        tables.append(table_of(rows, _PROBED).assign(subject=subject.name))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -132,5 +162,5 @@ def feature_study(
 
     key = {"recipe": recipe.fingerprint(), "kind": type(recipe).__name__, "reading": reading.fingerprint()}
     found = lab.measure("feature evidence", compute, **subject.identity, **key, count=count)
-    indexes = (FeatureIndex.from_dict(found[name]) for name in ("best", "strongest"))
-    return FeatureStudy(*indexes, found["gains"], found["densities"])
+    best, strongest = (FeatureIndex.from_dict(found[name]) for name in ("best", "strongest"))
+    return FeatureStudy(best, strongest, found["gains"], found["densities"])

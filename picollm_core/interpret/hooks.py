@@ -54,10 +54,11 @@ def main_sites(model: LanguageModel) -> dict[str, str]:
     if isinstance(model, Transformer):
         found = {"embedding": "token embeddings"}
         for i, block in enumerate(model.blocks):
-            found[f"blocks.{i}.attention"] = f"what attention adds in layer {i + 1}"
+            added = "blocks.{}.norm_{}_out" if model.config.norm == "sandwich" else "blocks.{}.{}"
+            found[added.format(i, "attention")] = f"what attention adds in layer {i + 1}"
             if isinstance(block.mlp.proj, nn.Module):  # experts keep theirs in one tensor, where nothing passes
                 found[f"blocks.{i}.mlp.proj{INPUT}"] = f"MLP neurons of layer {i + 1}"
-            found[f"blocks.{i}.mlp"] = f"what the MLP adds in layer {i + 1}"
+            found[added.format(i, "mlp")] = f"what the MLP adds in layer {i + 1}"
             found[f"blocks.{i}"] = f"residual stream after layer {i + 1}"
     elif isinstance(model, LSTM):
         found = {"embedding": "token embeddings"}
@@ -162,6 +163,12 @@ def lstm_layer(
     return torch.stack(outputs, dim=1), torch.stack(cells, dim=1)
 
 
+def _random_state(device: torch.device) -> Callable[[], None]:
+    """A call that sets the generator which draws on a device back to where it is now."""
+    draws = torch.cuda if device.type == "cuda" else torch
+    return partial(draws.set_rng_state, draws.get_rng_state())
+
+
 class _Stepped:
     """Stands in for nn.LSTM's forward while its states are read or edited.
 
@@ -188,7 +195,7 @@ class _Stepped:
         return new
 
     def __call__(self, x: Tensor, state: Any = None) -> Any:
-        untouched, self.changed = self.fast(x, state), False
+        self.changed, given, redraw = False, x, _random_state(x.device)
         zeros = x.new_zeros(self.rnn.num_layers, x.size(0), self.rnn.hidden_size)
         before = (zeros, zeros) if state is None else state
         last = []
@@ -200,9 +207,12 @@ class _Stepped:
                     if name in read:
                         seen[name] = values
             last.append((outputs[:, -1], cells[:, -1]))
-            x = F.dropout(outputs, self.rnn.dropout, self.rnn.training and layer + 1 < self.rnn.num_layers)
+            between = self.rnn.training and layer + 1 < self.rnn.num_layers
+            by_time = outputs.transpose(0, 1).contiguous()  # (T, B, C), so that dropout draws as with the fused layer
+            x = F.dropout(by_time, self.rnn.dropout, between).transpose(0, 1)  # (B, T, C)
         if not self.changed:  # the fused layer rounds differently, and nothing was asked to change
-            return untouched
+            redraw()
+            return self.fast(given, state)
         return x, tuple(torch.stack(values) for values in zip(*last, strict=True))
 
 

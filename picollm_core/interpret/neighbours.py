@@ -21,12 +21,12 @@ from picollm_core.interpret.token_vectors import (
     single_token,
     token_counts,
     token_id,
-    token_text,
     token_vectors,
     unit_rows,
     written_tokens,
 )
 from picollm_core.models import LanguageModel
+from picollm_core.next_token import token_text
 from picollm_core.sampling import stream
 
 __all__ = [
@@ -65,7 +65,7 @@ class _Neighbours:
         self.ids = torch.tensor(sorted(set(among)), dtype=torch.long)  # (N,)
 
     def _spelling(self, token: int) -> str:
-        return token_text(token, self.tokenizer).strip().lower() if self.distinct_words else str(token)
+        return token_text(self.tokenizer, token).strip().lower() if self.distinct_words else str(token)
 
     def of(self, token: int, count: int) -> list[tuple[int, float]]:
         """The `count` nearest other tokens and their cosines, the nearest first. ValueError when there are fewer."""
@@ -106,7 +106,7 @@ def nearest(
     ids = [token_id(word, tokenizer) for word in listed]
     index = _Neighbours(model, tokenizer, which, candidates, distinct_words)
     rows = [
-        (token_text(token, tokenizer), rank, token_text(other, tokenizer), cosine, token, other)
+        (token_text(tokenizer, token), rank, token_text(tokenizer, other), cosine, token, other)
         for token in ids
         for rank, (other, cosine) in enumerate(index.of(token, count), start=1)
     ]
@@ -135,7 +135,7 @@ def annotated_generation(
     parts = [prompt]
     for token in stream(model, tokenizer, prompt, max_new_tokens=length, sampling=sampling, seed=seed):
         near = index.of(token.id, count) if token.text.strip() else []
-        names = ", ".join(token_text(other, tokenizer).strip() for other, _ in near)
+        names = ", ".join(token_text(tokenizer, other).strip() for other, _ in near)
         parts.append(f"{token.text}[{names}]" if near else token.text)
     return "".join(parts)
 
@@ -202,7 +202,7 @@ class _Frequencies:
 
     def __init__(self, tokenizer: tiktoken.Encoding, counts: Tensor) -> None:
         require(counts.shape == (tokenizer.n_vocab,), f"counts are {tuple(counts.shape)}, not ({tokenizer.n_vocab},)")
-        texts = {token: token_text(token, tokenizer) for token in written_tokens(tokenizer) if counts[token] > 0}
+        texts = {token: token_text(tokenizer, token) for token in written_tokens(tokenizer) if counts[token] > 0}
         words = torch.tensor([token for token, text in texts.items() if text[0] == " " and text[1:].isalpha()])
         require(len(words) > MATCHED_AMONG, f"the counts hold {len(words)} words; over {MATCHED_AMONG} are needed")
         self.words = words[counts[words].argsort(stable=True)]  # (W,), the rarest first

@@ -19,8 +19,8 @@ from picollm_core.config import require
 from picollm_core.interpret.concepts import ConceptData
 from picollm_core.interpret.feature_scores import first_half
 from picollm_core.interpret.hooks import activations, require_site
-from picollm_core.models import LanguageModel, build_model
-from picollm_core.trainer import seeded
+from picollm_core.interpret.untrained import untrained_model
+from picollm_core.models import LanguageModel
 
 METRICS = ("accuracy", "balanced_accuracy", "f1", "auroc")
 PROBE_COLUMNS = ("site", "weights", "concept", "base_rate", *METRICS, *(f"control_{m}" for m in METRICS),
@@ -182,8 +182,7 @@ def probe_study(
     both = torch.cat([labels, control_labels(data.idx[sample], labels, seed)], dim=1)  # (M, 2 K)
     models = {"trained": model}
     if untrained:
-        with seeded(seed):
-            models["untrained"] = build_model(model.config).to(model.head.weight)
+        models["untrained"] = untrained_model(model, seed)
     tables = []
     for weights, own in models.items():
         for site, x in _read(own, sites, data.idx, sample).items():

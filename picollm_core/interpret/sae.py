@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from picollm_core.config_base import require
-from picollm_core.interpret.hooks import require_site, site_width
+from picollm_core.interpret.dictionaries import require_width
 from picollm_core.interpret.sparsity import SparseActivation, TopK, build_activation
 from picollm_core.models import LanguageModel
 from picollm_core.models.saving import CONFIG_FILE, SavedModule
@@ -93,12 +93,7 @@ class SparseAutoencoder(SavedModule):
         """Raise ValueError when it was made for another site than `site`, or the model's width there differs."""
         if site is not None and site != self.site:
             raise ValueError(f"this autoencoder reads {self.site!r}, not {site!r}; choose one made for {site!r}")
-        width = site_width(model, require_site(model, self.site))
-        if width != self.activation_dim:
-            raise ValueError(
-                f"this autoencoder reads width {self.activation_dim}, but the {model.config.family} model has {width} "
-                f"at {self.site!r}; it was made for another model"
-            )
+        require_width(model, self)
 
     def config_values(self) -> dict[str, Any]:
         return {

@@ -3,35 +3,23 @@
 Works for a SparseAutoencoder and for a Basis alike. C width of the site, F size of the dictionary.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from picollm_core.config_base import require
 from picollm_core.inference import evaluation_mode
-from picollm_core.interpret.hooks import Edit, activations, hooked, require_site
+from picollm_core.interpret.ablation import site_means
+from picollm_core.interpret.dictionaries import Dictionary, require_width
+from picollm_core.interpret.hooks import Edit, activations, hooked
 from picollm_core.losses import token_nll
 from picollm_core.models import LanguageModel
 
 TOKENS_AT_ONCE = 8_192
-
-
-class Dictionary(Protocol):
-    """What is asked of anything that writes a site's values as features."""
-
-    site: str
-    dict_size: int
-    activation_dim: int
-
-    @property
-    def directions(self) -> Tensor: ...
-
-    def encode(self, x: Tensor) -> Tensor: ...
-
-    def decode(self, z: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -40,8 +28,8 @@ class Quality:
 
     l0: features that are not zero, a token. fvu: squared error over variance, pooled over all tokens. nll: the model's
     own loss; nll_spliced: with the site replaced by its reconstruction; nll_mean and nll_zero: by its mean, by zeros.
-    recovered_* is (nll_* - nll_spliced) / (nll_* - nll); 1 is no loss at all. dead: share of features that never fired
-    in `tokens`; density holds each feature's share of tokens.
+    recovered_* is (nll_* - nll_spliced) / (nll_* - nll); 1 is no loss at all, NaN where the ablation changes nothing.
+    dead: share of features that never fired in `tokens`; density holds each feature's share of tokens.
     """
 
     tokens: int
@@ -56,11 +44,15 @@ class Quality:
 
     @property
     def recovered_mean(self) -> float:
-        return (self.nll_mean - self.nll_spliced) / (self.nll_mean - self.nll)
+        return self._recovered(self.nll_mean)
 
     @property
     def recovered_zero(self) -> float:
-        return (self.nll_zero - self.nll_spliced) / (self.nll_zero - self.nll)
+        return self._recovered(self.nll_zero)
+
+    def _recovered(self, ablated: float) -> float:
+        lost = ablated - self.nll
+        return (ablated - self.nll_spliced) / lost if lost else math.nan
 
     @property
     def added(self) -> float:
@@ -68,11 +60,12 @@ class Quality:
         return self.nll_spliced - self.nll
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, the derived ones included, densities left out."""
+        """JSON values, the derived ones included, densities left out; None for a share that is NaN."""
         values = asdict(self)
         del values["density"]
-        derived = {"recovered_mean": self.recovered_mean, "recovered_zero": self.recovered_zero, "added": self.added}
-        return values | derived
+        shares = {"recovered_mean": self.recovered_mean, "recovered_zero": self.recovered_zero}
+        derived = {name: None if math.isnan(share) else share for name, share in shares.items()}
+        return values | derived | {"added": self.added}
 
 
 def row_batches(idx: Tensor, mask: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -103,17 +96,6 @@ def mean_nll(model: LanguageModel, idx: Tensor, mask: Tensor, edit: dict[str, Ed
 
 
 @torch.no_grad()
-def site_mean(model: LanguageModel, site: str, idx: Tensor, mask: Tensor) -> Tensor:
-    """The mean (C,) of what passes at a site over the tokens of mask (N, T)."""
-    total, count = torch.zeros(()), 0
-    for rows, kept in row_batches(idx, mask):
-        x = activations(model, rows, [site])[site][kept].double()
-        total, count = total + x.sum(0), count + len(x)
-    require(count > 0, "the mask has no token; give longer texts")
-    return (total / count).float()
-
-
-@torch.no_grad()
 def measure_dictionary(model: LanguageModel, dictionary: Dictionary, idx: Tensor, mask: Tensor) -> Quality:
     """Figures of a dictionary on ids (N, T), rows that begin with an end-of-text token, over the tokens of mask (N, T).
 
@@ -121,12 +103,9 @@ def measure_dictionary(model: LanguageModel, dictionary: Dictionary, idx: Tensor
     but at an LSTM's states, where later tokens go on from what replaces them. ValueError when the dictionary does not
     fit the model, or nothing is masked in.
     """
-    site = require_site(model, dictionary.site)
-    mean = site_mean(model, site, idx, mask)
-    require(
-        len(mean) == dictionary.activation_dim,
-        f"the dictionary reads width {dictionary.activation_dim}, not {len(mean)}",
-    )
+    require_width(model, dictionary)
+    site = dictionary.site
+    mean = site_means(model, [site], idx, mask)[site]
     squared, variance, fired, count = 0.0, 0.0, torch.zeros(dictionary.dict_size), 0
     for rows, kept in row_batches(idx, mask):
         x = activations(model, rows, [site])[site][kept]  # (n, C)

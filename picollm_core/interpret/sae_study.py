@@ -5,8 +5,9 @@ is redrawn without weights or texts. L0 is the number of features that are not z
 """
 
 import hashlib
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from picollm_core.config import DataConfig, require
 from picollm_core.config_base import Config
 from picollm_core.interpret.baselines import Basis, neuron_basis, pca_basis
 from picollm_core.interpret.concepts import ConceptData
-from picollm_core.interpret.feature_scores import concept_scores, feature_codes
+from picollm_core.interpret.feature_scores import CONCEPT_COLUMNS, concept_scores, feature_codes
 from picollm_core.interpret.hooks import site_width
 from picollm_core.interpret.sae import SparseAutoencoder
 from picollm_core.interpret.sae_metrics import measure_dictionary
@@ -143,6 +144,18 @@ def dictionary_of(
     return model, tokenizer, basis(subject, recipe, model, tokenizer), 0.0
 
 
+def json_rows(table: pd.DataFrame, digits: int) -> list[dict[str, Any]]:
+    """The rows of a table as JSON values, rounded; None where there is no number."""
+    table = table.round(digits)
+    return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
+def table_of(rows: Sequence[dict[str, Any]], columns: Iterable[str] | None = None) -> pd.DataFrame:
+    """The table that `json_rows` was given; `columns` are its columns also where there is no row."""
+    table = pd.DataFrame(rows, columns=None if columns is None else list(columns))
+    return table.fillna(math.nan).infer_objects()
+
+
 def quality_rows(lab: Lab, arms: Iterable[tuple[Subject, Recipe | BasisRecipe]], reading: Reading) -> pd.DataFrame:
     """One row an arm: subject, kind, level, seed, seconds, and the figures of sae_metrics.Quality on held-out text."""
 
@@ -156,7 +169,7 @@ def quality_rows(lab: Lab, arms: Iterable[tuple[Subject, Recipe | BasisRecipe]],
     for subject, recipe in arms:
         found = _measured(lab, "dictionary quality", figures, subject, recipe, reading)
         rows.append({"subject": subject.name, "site": recipe.site, **describe(recipe), **found})
-    return pd.DataFrame(rows)
+    return table_of(rows)
 
 
 def concept_rows(lab: Lab, arms: Iterable[tuple[Subject, Recipe | BasisRecipe]], reading: Reading) -> pd.DataFrame:
@@ -171,11 +184,11 @@ def concept_rows(lab: Lab, arms: Iterable[tuple[Subject, Recipe | BasisRecipe]],
         z = feature_codes(model, dictionary, data)
         signed = isinstance(dictionary, Basis)
         table = concept_scores(z, data.flat_labels, data.groups, data.names, signed=signed, n_bootstrap=400)
-        return table.round(4).to_dict("records")
+        return json_rows(table, 4)
 
     tables = []
     for subject, recipe in arms:
-        found = pd.DataFrame(_measured(lab, "concept scores", scores, subject, recipe, reading))
+        found = table_of(_measured(lab, "concept scores", scores, subject, recipe, reading), CONCEPT_COLUMNS)
         tables.append(found.assign(subject=subject.name, site=recipe.site, **describe(recipe)))
     return pd.concat(tables, ignore_index=True)
 

@@ -19,7 +19,7 @@ from picollm_core.bootstrap import bootstrap_ratios, ratio_interval
 from picollm_core.config import SamplingConfig, require
 from picollm_core.inference import evaluation_mode
 from picollm_core.interpret.concepts import ConceptData
-from picollm_core.interpret.feature_scores import Dictionary, evaluated, require_width
+from picollm_core.interpret.dictionaries import Dictionary, evaluated, require_width
 from picollm_core.interpret.hooks import Edit, hooked
 from picollm_core.models import LanguageModel
 from picollm_core.sampling import generate

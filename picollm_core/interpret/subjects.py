@@ -12,17 +12,15 @@ from pathlib import Path
 import tiktoken
 
 from picollm_core.batches import Batches, make_batches
-from picollm_core.config import DataConfig, ModelConfig, require
+from picollm_core.config import DataConfig, require
 from picollm_core.interpret.concepts import ConceptData, rule_concepts, storyworld_concepts
-from picollm_core.lab import Lab
+from picollm_core.interpret.untrained import untrained_model
 from picollm_core.loading import load_model
-from picollm_core.models import LanguageModel, build_model
+from picollm_core.models import LanguageModel
 from picollm_core.models.saving import WEIGHTS_FILE
-from picollm_core.presets import run_config
 from picollm_core.runs import Run
 from picollm_core.storyworld import parse_story
 from picollm_core.train import load_data, validation_texts
-from picollm_core.trainer import seeded
 
 WINDOW, ROWS = 128, 8
 """Tokens of a window, and windows, that a model reads at a time while an autoencoder is trained."""
@@ -84,16 +82,6 @@ def untrained(subject: Subject, seed: int = 0) -> Subject:
 
     def fresh() -> Loaded:
         model, tokenizer = subject.load()
-        with seeded(seed):
-            return build_model(model.config).eval(), tokenizer
+        return untrained_model(model, seed), tokenizer
 
     return Subject(f"{subject.name}, untrained", f"{subject.key}-untrained-{seed}", subject.data, fresh)
-
-
-def trained_subjects(lab: Lab, models: dict[str, tuple[ModelConfig, dict]], **settings: object) -> dict[str, Subject]:
-    """A subject for each name: a model of that configuration trained with its own settings and the common ones."""
-    common = dict(settings)
-    return {
-        name: run_subject(lab.train(run_config(config), **(common | own)), name)
-        for name, (config, own) in models.items()
-    }

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from picollm_core.config import require
 from picollm_core.models import LanguageModel
 from picollm_core.models.kgram import KGramMLP, OneHotInput
+from picollm_core.next_token import token_text
 
 Table = Literal["embedding", "unembedding"]
 
@@ -42,11 +43,6 @@ def unit_rows(vectors: Tensor) -> Tensor:
     return nn.functional.normalize(vectors, dim=-1)
 
 
-def token_text(token: int, tokenizer: tiktoken.Encoding) -> str:
-    """A token as text, the space before it included; bytes that are no whole character become the sign for that."""
-    return tokenizer.decode([token])
-
-
 def single_token(text: str, tokenizer: tiktoken.Encoding) -> int | None:
     """The id of a text that is one token; None where it is several."""
     ids = tokenizer.encode_ordinary(text)
@@ -67,7 +63,7 @@ def token_id(word: str | int, tokenizer: tiktoken.Encoding) -> int:
         found = single_token(spelling, tokenizer)
         if found is not None:
             return found
-    pieces = [token_text(token, tokenizer) for token in tokenizer.encode_ordinary(word)]
+    pieces = [token_text(tokenizer, token) for token in tokenizer.encode_ordinary(word)]
     raise ValueError(f"{word!r} is not one token of {tokenizer.name!r}, but {len(pieces)}: {pieces}; choose another")
 
 

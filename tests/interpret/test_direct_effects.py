@@ -48,6 +48,7 @@ def test_where_only_the_head_follows_the_effect_is_the_true_one(name, site):
         ("transformer-sinusoidal", "blocks.1", 16),
         ("transformer-nope-post", "blocks.1", 16),
         ("transformer-alibi-sandwich", "blocks.1", 16),
+        ("transformer-alibi-sandwich", "blocks.1.norm_mlp_out", 16),
     ],
 )
 @torch.no_grad()
@@ -80,6 +81,7 @@ def effect_of_stream(model, stream):
         ("transformer", "blocks.0.mlp.fc"),
         ("transformer-nope-post", "blocks.0"),
         ("transformer-alibi-sandwich", "blocks.1.mlp"),
+        ("transformer-alibi-sandwich", "blocks.1.norm_mlp_out:in"),
         ("lstm", "rnn.c.1"),
         ("lstm", "rnn.h.0"),
         ("kgram-learned", "layers.0:in"),

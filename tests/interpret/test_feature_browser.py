@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from picollm_core import generate, save_model
+from picollm_core import generate
 from picollm_core.interpret.feature_browser import IN_FALLBACK, LISTED, WRITTEN_TOKENS, feature_browser
 from picollm_core.interpret.feature_controls import SORTED_BY
 from picollm_core.interpret.feature_shelf import SAMPLING
@@ -14,9 +14,9 @@ from picollm_core.interpret.sae import SparseAutoencoder
 from picollm_core.interpret.sparsity import TopK
 from picollm_core.interpret.steering import steered_text
 from picollm_core.loading import load_model
-from picollm_core.models import build_model
 from picollm_core.notebook_cleaning import WIDGET_VIEW
 from picollm_core.storyworld import generate_stories
+from tests.saved_models import DECIDED, save_families
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>"
 PROMPT = "Once upon a time"
@@ -31,12 +31,7 @@ def autoencoder(site="blocks.0", width=16):
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    torch.manual_seed(0)
-    for family in ("kgram", "lstm", "transformer"):
-        model = build_model(f"{family}-pico", vocab_size=4096, n_embd=16, block_size=128)
-        model.head.weight.data.mul_(20)  # untrained models are undecided; steering needs something to act on
-        save_model(model, "stories-4k", folder / family)
+    folder = save_families(tmp_path_factory.mktemp("models"), n_embd=16, block_size=128, scale=DECIDED)
     autoencoder().save_pretrained(folder / "transformer" / "autoencoders" / "tiny")
     return folder
 

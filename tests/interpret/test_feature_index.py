@@ -7,8 +7,8 @@ import torch
 
 from picollm_core.interpret.baselines import neuron_basis
 from picollm_core.interpret.concepts import ConceptData, rule_concepts
+from picollm_core.interpret.dictionaries import evaluated
 from picollm_core.interpret.feature_index import STRONGEST, FeatureIndex, feature_index
-from picollm_core.interpret.feature_scores import evaluated
 from picollm_core.interpret.hooks import activations
 from picollm_core.interpret.sae import SparseAutoencoder
 from picollm_core.interpret.sparsity import BatchTopK, TopK
@@ -185,6 +185,13 @@ def test_a_selection_survives_json_and_is_all_that_a_recorded_index_shows(index)
         again.evidence(other)
 
 
+def test_a_selection_of_nothing_survives_too(index):
+    again = FeatureIndex.from_dict(json.loads(json.dumps(index.to_dict([]))))
+    assert again.table.empty
+    assert list(again.table) == list(index.table)
+    assert (again.recorded, again.dict_size) == ({}, 40)
+
+
 def test_a_threshold_that_training_moves_is_left_alone(models, tokenizer, stories):
     dictionary = autoencoder("blocks.0", activation=BatchTopK(4)).train()
     feature_index(models["transformer"], tokenizer, dictionary, stories)
@@ -215,8 +222,6 @@ def test_what_cannot_be_indexed_is_refused_with_the_reason(models, tokenizer, st
         feature_index(model, tokenizer, autoencoder(), [])
     with pytest.raises(ValueError, match="cannot be ranked by 'beauty'"):
         index.ranked("beauty")
-    with pytest.raises(ValueError, match="no feature to record"):
-        index.to_dict([])
     small = build_model("kgram-pico", vocab_size=61, n_embd=16)
     with pytest.raises(ValueError, match="tokenizer 'stories-4k' has 4096 tokens but the model has 61"):
         feature_index(small, tokenizer, autoencoder(), stories)

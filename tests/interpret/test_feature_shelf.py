@@ -3,24 +3,18 @@
 import pytest
 import torch
 
-from picollm_core import save_model
 from picollm_core.corpora import load_corpus
 from picollm_core.interpret import feature_shelf
 from picollm_core.interpret.feature_shelf import DictionaryChoice, FeatureShelf, default_choice
 from picollm_core.interpret.sae import SparseAutoencoder
 from picollm_core.interpret.sparsity import TopK
-from picollm_core.models import build_model
 from picollm_core.storyworld import generate_stories
+from tests.saved_models import save_families
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    torch.manual_seed(0)
-    for family in ("kgram", "lstm", "transformer"):
-        save_model(
-            build_model(f"{family}-pico", vocab_size=4096, n_embd=8, block_size=64), "stories-4k", folder / family
-        )
+    folder = save_families(tmp_path_factory.mktemp("models"), n_embd=8, block_size=64)
     autoencoder = SparseAutoencoder(8, 24, TopK(2), "blocks.0", torch.Generator().manual_seed(0))
     autoencoder.save_pretrained(folder / "transformer" / "autoencoders" / "tiny")
     return folder

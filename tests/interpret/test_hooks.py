@@ -4,12 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from picollm_core.config import LSTMConfig
 from picollm_core.interpret.hooks import (
     activations,
     head_outputs,
     hooked,
-    lstm_layer,
     main_sites,
     require_site,
     site_names,
@@ -73,6 +71,16 @@ def test_outputs_of_heads_are_what_the_projection_mixes():
     columns = model.blocks[1].attention.proj.weight.unflatten(-1, (4, 4))  # (C, H, D)
     mixed = torch.einsum("bthd,chd->btc", heads, columns)
     torch.testing.assert_close(mixed, found["blocks.1.attention"])
+
+
+@torch.no_grad()
+def test_what_a_layer_adds_is_read_behind_the_norm_that_it_passes_first():
+    for name, end in (("transformer", "blocks.1.{}"), ("transformer-alibi-sandwich", "blocks.1.norm_{}_out")):
+        model, added = build(name), [end.format("attention"), end.format("mlp")]
+        assert main_sites(model)[added[1]] == "what the MLP adds in layer 2"
+        assert [site for site, words in main_sites(model).items() if "adds in layer 2" in words] == added
+        found = activations(model, ids(), ["blocks.0", *added, "blocks.1"])
+        torch.testing.assert_close(found["blocks.0"] + found[added[0]] + found[added[1]], found["blocks.1"])
 
 
 def test_activations_run_the_model_no_farther_than_the_last_site():
@@ -261,81 +269,3 @@ def test_an_unknown_site_is_refused_with_near_matches_and_the_main_ones():
     with pytest.raises(ValueError, match=r"no site 'rnn'; the main ones are input, .*layers\.1:in, hidden, and"):
         site_width(build("kgram-onehot"), "rnn")
     assert require_site(build("lstm"), "rnn.c.1") == "rnn.c.1"
-
-
-# the states of an LSTM
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
-@pytest.mark.parametrize("split", [0, 1, 4, 8])
-def test_an_lstm_layer_step_by_step_is_torchs_for_any_split(dtype, tolerance, split):
-    model = build_model(LSTMConfig(vocab_size=VOCAB, n_embd=16, n_layer=1)).to(dtype)
-    for parameter in model.rnn.parameters():
-        nn.init.normal_(parameter, std=0.5)  # biases too
-    x = torch.randn(3, 9, 16, dtype=dtype)
-    h = c = torch.zeros(3, 16, dtype=dtype)
-    with torch.no_grad():
-        wanted, (h_last, c_last) = model.rnn(x)
-        parts = []
-        for part in x.split([split, 9 - split] if split else [9], dim=1):
-            outputs, cells = lstm_layer(model.rnn, 0, part, h, c)
-            h, c = outputs[:, -1], cells[:, -1]
-            parts.append(outputs)
-    for got, want in ((torch.cat(parts, 1), wanted), (h, h_last[0]), (c, c_last[0])):
-        torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance)
-
-
-@pytest.mark.parametrize("split", [1, 5, 8])
-def test_states_are_read_alike_for_any_split_and_equal_what_the_model_carries(split):
-    model = build("lstm").double()
-    sites = ["rnn.h.0", "rnn.c.0", "rnn.h.1", "rnn.c.1"]
-    whole = activations(model, ids(), sites)
-    assert whole["rnn.c.0"].dtype == torch.float64
-    with torch.no_grad(), hooked(model, read=sites) as seen:
-        _, state = model.hidden(ids()[:, :split])
-        for number, values in enumerate(state):
-            for layer in range(2):
-                wanted = whole[f"rnn.{'hc'[number]}.{layer}"][:, split - 1]
-                torch.testing.assert_close(values[layer], wanted, rtol=0, atol=1e-12)
-        model.hidden(ids()[:, split:], state)
-    for site in sites:
-        torch.testing.assert_close(seen[site], whole[site][:, split:], rtol=0, atol=1e-12)
-
-
-@torch.no_grad()
-def test_an_edited_state_is_carried_over_a_split_as_it_is_inside_a_sequence():
-    model = build("lstm").double()
-    with hooked(model, edit={"rnn.c.0": lambda c: 0.5 * c, "rnn.h.1": lambda h: h + 0.1}):
-        whole, _ = model.hidden(ids())
-        first, state = model.hidden(ids()[:, :4])
-        second, _ = model.hidden(ids()[:, 4:], state)
-    torch.testing.assert_close(torch.cat([first, second], 1), whole, rtol=0, atol=1e-12)
-
-
-@torch.no_grad()
-def test_editing_a_state_is_what_a_loop_over_torchs_own_cell_does():
-    model = build("lstm").double()
-    cells = [nn.LSTMCell(16, 16).double() for _ in range(2)]
-    for layer, cell in enumerate(cells):
-        names = [f"weight_ih_l{layer}", f"weight_hh_l{layer}", f"bias_ih_l{layer}", f"bias_hh_l{layer}"]
-        cell.load_state_dict({name[:-3]: getattr(model.rnn, name) for name in names})
-    h, c, wanted = [torch.zeros(2, 16).double() for _ in cells], [torch.zeros(2, 16).double() for _ in cells], []
-    for t in range(9):
-        x = model.embedding(ids()[:, t])
-        for layer, cell in enumerate(cells):
-            h[layer], c[layer] = cell(x, (h[layer], c[layer]))
-            if layer == 0:
-                h[0] = h[0] * 2 - 0.3
-            x = h[layer]
-        wanted.append(x)
-    with hooked(model, edit={"rnn.h.0": lambda h: h * 2 - 0.3}):
-        torch.testing.assert_close(model.hidden(ids())[0], torch.stack(wanted, 1), rtol=0, atol=1e-12)
-
-
-@torch.no_grad()
-def test_an_edit_may_write_into_the_state_that_it_is_given():
-    model = build("lstm")
-    with hooked(model, edit={"rnn.c.0": torch.zeros_like}):
-        wanted = model(ids())
-    with hooked(model, edit={"rnn.c.0": lambda c: c.zero_()}):
-        assert torch.equal(model(ids()), wanted)

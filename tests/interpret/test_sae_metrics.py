@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
+from picollm_core.interpret.ablation import site_means
 from picollm_core.interpret.baselines import neuron_basis, pca_basis
 from picollm_core.interpret.hooks import activations, hooked
 from picollm_core.interpret.sae import SparseAutoencoder
-from picollm_core.interpret.sae_metrics import mean_nll, measure_dictionary, site_mean
+from picollm_core.interpret.sae_metrics import Quality, mean_nll, measure_dictionary
 from picollm_core.interpret.sparsity import TopK
 from picollm_core.models import build_model
 from tests.conftest import TINY, VOCAB
@@ -62,7 +63,7 @@ def test_a_perfect_dictionary_loses_nothing():
 def test_the_mean_alone_explains_nothing_and_recovers_nothing():
     idx, mask = rows()
     network = model()
-    mean = site_mean(network, SITE, idx, mask)
+    mean = site_means(network, [SITE], idx, mask)[SITE]
     q = measure_dictionary(network, Fixed(mean, torch.tensor([1.0, 0.0])), idx, mask)
     assert q.fvu == pytest.approx(1.0)
     assert q.recovered_mean == pytest.approx(0.0, abs=1e-9)
@@ -144,11 +145,30 @@ def test_shares_recovered_are_the_definition():
     assert all(math.isfinite(value) for value in values.values())
 
 
+def test_a_share_of_nothing_is_not_a_number_and_none_in_json():
+    q = Quality(tokens=5, l0=1.0, fvu=0.5, nll=2.0, nll_spliced=2.25, nll_mean=2.0, nll_zero=3.0, dead=0.0, density=[])
+    assert math.isnan(q.recovered_mean)
+    assert q.recovered_zero == 0.75
+    values = q.to_dict()
+    assert (values["recovered_mean"], values["recovered_zero"], values["added"]) == (None, 0.75, 0.25)
+
+
+def test_a_site_that_nothing_comes_of_has_no_share_to_recover():
+    network = model()
+    with torch.no_grad():
+        network.blocks[1].mlp.proj.weight.zero_()
+    neurons = neuron_basis(torch.zeros(64), 64, "blocks.1.mlp.proj:in")
+    q = measure_dictionary(network, neurons, *rows())
+    assert math.isnan(q.recovered_mean)
+    assert math.isnan(q.recovered_zero)
+    assert q.added == 0
+
+
 def test_no_token_and_another_width_are_refused():
     idx, mask = rows()
-    with pytest.raises(ValueError, match="the mask has no token"):
+    with pytest.raises(ValueError, match="the mask leaves no target"):
         measure_dictionary(model(), neuron_basis(torch.zeros(16), 2, SITE), idx, mask & False)
-    with pytest.raises(ValueError, match="reads width 8, not 16"):
+    with pytest.raises(ValueError, match="reads width 8, but the transformer model has 16 at"):
         measure_dictionary(model(), neuron_basis(torch.zeros(8), 2, SITE), idx, mask)
     with pytest.raises(ValueError, match="no site 'blocks.7'"):  # noqa: RUF043
         measure_dictionary(model(), neuron_basis(torch.zeros(8), 2, "blocks.7"), idx, mask)

@@ -29,13 +29,11 @@ from picollm_core.interpret.sae_study import (
     dictionary_of,
     quality_rows,
 )
-from picollm_core.interpret.subjects import Subject, saved_subject, untrained
+from picollm_core.interpret.subjects import Subject, untrained
 from picollm_core.lab import Lab
-from picollm_core.loading import save_model
-from picollm_core.models import build_model
 from picollm_core.profiles import PROFILES
 from picollm_core.runs import RUNS_DIR
-from picollm_core.trainer import seeded
+from tests.saved_models import lost, save_subject
 
 SITE, LEVEL = "blocks.0", 4
 RECIPE = Recipe(SITE, level=LEVEL, expansion=2, n_tokens=3_000)
@@ -55,26 +53,10 @@ def lab(tmp_path, monkeypatch) -> Lab:
     return Lab(PROFILES["quick"])
 
 
-def saved(folder, config) -> Subject:
-    with seeded(5):
-        model = build_model(config)
-    save_model(model, "stories-4k", folder)
-    return saved_subject(folder, DataConfig(corpus=("storyworld",), n_stories=120, splits=(50, 50, 0)), config.family)
-
-
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory) -> Subject:
     config = TransformerConfig(vocab_size=4096, n_embd=16, n_layer=1, n_head=2, position="rope")
-    return saved(tmp_path_factory.mktemp("models") / "transformer", config)
-
-
-def lost(subject: Subject) -> Subject:
-    """The same subject on a machine that has neither its weights nor its text."""
-
-    def load():
-        raise AssertionError("loaded")
-
-    return dataclasses.replace(subject, load=load)
+    return save_subject(tmp_path_factory.mktemp("models") / "transformer", config)
 
 
 def test_a_row_is_measured_once_and_redrawn_without_weights_or_training(lab, subject):
@@ -174,7 +156,7 @@ def test_an_untrained_control_is_measured_beside_the_model_it_is_for(lab, subjec
 
 
 def test_what_passes_at_a_state_of_an_lstm_is_replaced_too(lab):
-    lstm = saved(Path("lstm"), LSTMConfig(vocab_size=4096, n_embd=16))
+    lstm = save_subject(Path("lstm"), LSTMConfig(vocab_size=4096, n_embd=16))
     arms = [(lstm, BasisRecipe("rnn.h.0", "pca", k=k)) for k in (1, 16)]
     table = quality_rows(lab, arms, READING)
     assert (table["nll_zero"] != table["nll"]).all()

@@ -6,9 +6,9 @@ import shutil
 import pytest
 import torch
 
-from picollm_core.config import DataConfig, LSTMConfig, TrainConfig, TransformerConfig
+from picollm_core.config import DataConfig, TrainConfig, TransformerConfig
 from picollm_core.interpret.concepts import RULE_CONCEPTS, storyworld_names
-from picollm_core.interpret.subjects import WINDOW, run_subject, saved_subject, trained_subjects, untrained
+from picollm_core.interpret.subjects import WINDOW, run_subject, saved_subject, untrained
 from picollm_core.lab import Lab
 from picollm_core.loading import save_model
 from picollm_core.models import build_model
@@ -43,18 +43,6 @@ def test_a_run_is_known_by_its_fingerprint_also_where_its_weights_are_gone(lab):
     again = run_subject(lab.train("lstm-pico", n_embd=8), "LSTM")
     assert again.name == "LSTM"
     assert again.identity == subject.identity
-
-
-def test_models_are_trained_each_with_its_own_settings_and_the_common_ones(lab):
-    models = {"small": (LSTMConfig(n_embd=8), {"learning_rate": 0.02}), "large": (LSTMConfig(n_embd=12), {})}
-    found = trained_subjects(lab, models, learning_rate=0.001, max_steps=1)
-    assert list(found) == [subject.name for subject in found.values()] == ["small", "large"]
-    small, large = (
-        lab.train(LSTMConfig(n_embd=width), learning_rate=rate, max_steps=1) for width, rate in ((8, 0.02), (12, 0.001))
-    )
-    assert lab.redrawn == 2
-    assert [subject.key for subject in found.values()] == [small.fingerprint, large.fingerprint]
-    assert found["large"].load()[0].config.n_embd == 12
 
 
 def test_a_saved_model_is_known_by_its_weights_and_nothing_else(tmp_path):
