@@ -33,25 +33,23 @@ def ship_autoencoder(
     """
     require(family in RECIPES, f"no autoencoder is made for {family!r}; choose one of {', '.join(RECIPES)}")
     subject, recipe = saved_subject(folder / family, text), RECIPES[family]
-    model, tokenizer, sae, seconds = autoencoder(subject, recipe, runs_dir)
+    model, tokenizer, sae, _ = autoencoder(subject, recipe, runs_dir)
     target = folder / family / FOLDER / safe_name(recipe.site)
     sae.to(torch.float16).save_pretrained(target)
     data = READING.of(subject, tokenizer)
     quality = measure_dictionary(model, SparseAutoencoder.from_pretrained(target), data.idx, data.mask)
-    (target / "README.md").write_text(
-        autoencoder_card(family, recipe, quality, seconds, sae.dict_size), encoding="utf-8"
-    )
+    (target / "README.md").write_text(autoencoder_card(family, recipe, quality, sae.dict_size), encoding="utf-8")
     return quality
 
 
-def autoencoder_card(family: str, recipe: Recipe, quality: Quality, seconds: float, dict_size: int) -> str:
+def autoencoder_card(family: str, recipe: Recipe, quality: Quality, dict_size: int) -> str:
     """The card of a shipped autoencoder."""
     tags = ["picollm", "sparse-autoencoder", family]
     metadata = ModelCardData(language="en", license="mit", datasets=["roneneldan/TinyStories"], tags=tags)
     rows = {
         "reads": f"`{recipe.site}` of the {family} model",
         "features": f"{dict_size:,}, {recipe.kind} {recipe.level:g}",
-        "training": f"{recipe.n_tokens:,} tokens of TinyStories, {seconds / 60:.1f} minutes",
+        "training": f"{recipe.n_tokens:,} tokens of TinyStories",
         "held-out text": f"{quality.tokens:,} tokens",
         "active features a token (L0)": f"{quality.l0:.1f}",
         "variance left unexplained (FVU)": f"{quality.fvu:.3f}",
