@@ -14,6 +14,7 @@ from typing import Any
 
 from lxml import etree
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from PIL import Image
 from pptx import Presentation
 from pptx.dml.color import RGBColor
 from pptx.enum.shapes import MSO_SHAPE
@@ -232,6 +233,16 @@ def add_slide(presentation: Any, title: str, notes: str, *, source: str = "", ti
     return slide
 
 
+def small_picture(path: Path) -> io.BytesIO:
+    """A figure as PNG with the 256 colours that cover it best: to the eye the same, and about a third of the bytes."""
+    picture = io.BytesIO()
+    with Image.open(path) as image:
+        few = image.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(picture, "PNG", optimize=True)
+    picture.seek(0)
+    return picture
+
+
 def add_figure(slide: Any, path: Path, title_height: float, description: str, box: Box = FIGURE_BOX) -> Any:
     """A 16:9 figure as large as `box` allows, its top share `title_height` cropped: the slide has that title already.
 
@@ -242,9 +253,8 @@ def add_figure(slide: Any, path: Path, title_height: float, description: str, bo
     shape_of = 16 / (9 * (1 - crop))
     across = min(width, height * shape_of)
     down = across / shape_of
-    picture = slide.shapes.add_picture(
-        str(path), Inches(left + (width - across) / 2), Inches(top + (height - down) / 2), Inches(across), Inches(down)
-    )
+    place = (left + (width - across) / 2, top + (height - down) / 2, across, down)
+    picture = slide.shapes.add_picture(small_picture(path), *map(Inches, place))
     picture.crop_top = crop
     picture._element.nvPicPr.cNvPr.set("descr", description)
     return picture

@@ -2,7 +2,10 @@
 
 import zipfile
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 
 pytest.importorskip("pptx", reason='the deck needs python-pptx: pip install "picollm[slides]"')
 
@@ -22,9 +25,11 @@ from picollm_core.deck_slides import (
     new_presentation,
     presentation_bytes,
     shortened,
+    small_picture,
     text_width,
     unbroken,
 )
+from picollm_core.figure_style import FAMILY_COLOURS
 
 SENTENCE = "The quick brown fox jumps over the lazy dog and then sleeps until the evening comes"
 
@@ -141,3 +146,20 @@ def test_bytes_depend_on_the_content_alone():
     with zipfile.ZipFile(BytesIO(one("a"))) as archive:
         assert {part.date_time for part in archive.infolist()} == {(2024, 1, 1, 0, 0, 0)}
     assert len(Presentation(BytesIO(one("a"))).slides) == 1
+
+
+def test_a_figure_takes_a_third_of_its_bytes_and_looks_the_same(tmp_path):
+    figure = Figure(figsize=(8, 4.5), dpi=100)
+    left, right = figure.subplots(1, 2)
+    left.imshow(np.linspace(0, 1, 400).reshape(20, 20), cmap="Blues")
+    for k, colour in enumerate(FAMILY_COLOURS.values()):
+        right.plot(np.arange(9), np.arange(9) * k, color=colour, linewidth=3, label=f"family {k}")
+    right.legend()
+    path = tmp_path / "figure.png"
+    figure.savefig(path)
+    small = small_picture(path)
+    assert len(small.getvalue()) < path.stat().st_size / 2
+    before, after = (np.asarray(Image.open(each).convert("RGB")).astype(int) for each in (path, small))
+    assert before.shape == after.shape
+    assert np.abs(before - after).max() <= 8
+    assert small_picture(path).getvalue() == small.getvalue()
