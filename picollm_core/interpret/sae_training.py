@@ -22,6 +22,8 @@ EXPANSION = 8
 """Features for each dimension of the site, unless a size is asked for."""
 BUFFER = 16
 """Batches that are mixed before one is drawn: neighbouring tokens of a story are alike."""
+THRESHOLD_RATE = 10.0
+"""Rate of the activation's own parameters, JumpReLU's thresholds, in units of that of the weights."""
 LOGGED = 100
 """Rows of a history."""
 
@@ -90,7 +92,12 @@ class SAETrainer:
     def __init__(self, sae: SparseAutoencoder, n_steps: int, learning_rate: float, dead_after: int) -> None:
         self.sae, self.n_steps, self.dead_after = sae, n_steps, dead_after
         self.rate = learning_rate
-        self.optimizer = torch.optim.Adam(sae.parameters(), lr=learning_rate, fused=True)
+        thresholds = list(sae.activation.parameters())
+        rest = [p for name, p in sae.named_parameters() if not name.startswith("activation.")]
+        groups = [{"params": rest, "share": 1.0}]
+        if thresholds:  # in steps of their logarithm, so the rate of the weights would leave them behind
+            groups.append({"params": thresholds, "share": THRESHOLD_RATE})
+        self.optimizer = torch.optim.Adam(groups, lr=learning_rate, fused=True)
         self.done, self.tokens = 0, 0
         self.silent = torch.zeros(sae.dict_size, dtype=torch.long, device=sae.W_dec.device)  # tokens since it fired
 
@@ -104,7 +111,7 @@ class SAETrainer:
         cool = (self.n_steps - self.done) / max(1.0, 0.3 * self.n_steps)
         rate = self.rate * min(1.0, warm, cool)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         return rate
 
     def _revival(self, pre: Tensor, error: Tensor) -> Tensor:

@@ -187,3 +187,16 @@ def test_a_site_that_says_nothing_is_refused():
     torch.nn.init.zeros_(network.blocks[0].mlp.proj.weight)
     with pytest.raises(ValueError, match=r"'blocks\.0\.mlp' is the same for all 100 tokens"):
         train_sae(network, "blocks.0.mlp", Windows(), n_tokens=300, batch_size=100, activation=TopK(2), progress=False)
+
+
+def test_jumprelus_thresholds_keep_to_the_number_of_features_that_was_asked_for():
+    _, draw = known_dictionary()
+    for target in (2.0, 6.0):
+        sae = SparseAutoencoder(20, 64, JumpReLU(target), generator=torch.Generator().manual_seed(1)).train()
+        prepare(sae, draw(2_000))
+        trainer = SAETrainer(sae, 300, 3e-3, dead_after=50_000)
+        l0 = [trainer.step(draw(512))["l0"] for _ in range(300)]
+        assert sum(l0[-50:]) / 50 == pytest.approx(target, rel=0.2)
+        rates = {id(p): group["lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
+        assert set(rates) == {id(p) for p in sae.parameters()}
+        assert rates[id(sae.activation.log_threshold)] == pytest.approx(10 * rates[id(sae.W_enc)])
