@@ -55,6 +55,10 @@ class Evidence:
     suppressed: tuple[tuple[str, float], ...]
     no_effect: str = ""
 
+    def peak_tokens(self, weaker: bool = False) -> set[str]:
+        """The different tokens at the peaks of the strongest stories, and of the weaker ones where they are wanted."""
+        return {story.pieces[story.peak] for story in self.strongest + (self.weaker if weaker else ())}
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Evidence":
         """The Evidence that `dataclasses.asdict` and JSON were given."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from picollm_core.config_base import require
 from picollm_core.inference import evaluation_mode
 from picollm_core.interpret.ablation import site_means
-from picollm_core.interpret.dictionaries import Dictionary, require_width
+from picollm_core.interpret.dictionaries import Dictionary, evaluated, require_width
 from picollm_core.interpret.hooks import Edit, activations, hooked
 from picollm_core.losses import token_nll
 from picollm_core.models import LanguageModel
@@ -99,32 +99,35 @@ def mean_nll(model: LanguageModel, idx: Tensor, mask: Tensor, edit: dict[str, Ed
 def measure_dictionary(model: LanguageModel, dictionary: Dictionary, idx: Tensor, mask: Tensor) -> Quality:
     """Figures of a dictionary on ids (N, T), rows that begin with an end-of-text token, over the tokens of mask (N, T).
 
-    Whole rows are read at once, so they start where the model starts a story; the first token of a row is not replaced,
-    but at an LSTM's states, where later tokens go on from what replaces them. ValueError when the dictionary does not
-    fit the model, or nothing is masked in.
+    Whole rows are read at once, so they start where the model starts a story; the first token of a row is never
+    replaced. An autoencoder is measured in evaluation mode. ValueError when the dictionary does not fit the model, or
+    nothing is masked in.
     """
     require_width(model, dictionary)
     site = dictionary.site
-    mean = site_means(model, [site], idx, mask)[site]
-    squared, variance, fired, count = 0.0, 0.0, torch.zeros(dictionary.dict_size), 0
-    for rows, kept in row_batches(idx, mask):
-        x = activations(model, rows, [site])[site][kept]  # (n, C)
-        z = dictionary.encode(x)  # (n, F)
-        squared += (x - dictionary.decode(z)).double().square().sum().item()
-        variance += (x - mean).double().square().sum().item()
-        fired += (z != 0).sum(0)
-        count += len(x)
+    mean = site_means(model, [site], idx, mask)[site].to(idx.device)
+    squared, variance, fired, count = 0.0, 0.0, torch.zeros(dictionary.dict_size, device=idx.device), 0
+    with evaluated(dictionary):
+        for rows, kept in row_batches(idx, mask):
+            x = activations(model, rows, [site])[site][kept]  # (n, C)
+            z = dictionary.encode(x)  # (n, F)
+            squared += (x - dictionary.decode(z)).double().square().sum().item()
+            variance += (x - mean).double().square().sum().item()
+            fired += (z != 0).sum(0)
+            count += len(x)
     replaced: dict[str, Edit] = {
         "nll_spliced": lambda x: dictionary.decode(dictionary.encode(x)),
         "nll_mean": lambda x: mean.expand_as(x),
         "nll_zero": torch.zeros_like,
     }
+    with evaluated(dictionary):
+        losses = {name: mean_nll(model, idx, mask, {site: edit}) for name, edit in replaced.items()}
     return Quality(
         tokens=count,
         l0=fired.sum().item() / count,
         fvu=squared / variance,
         nll=mean_nll(model, idx, mask),
-        **{name: mean_nll(model, idx, mask, {site: edit}) for name, edit in replaced.items()},
+        **losses,
         dead=(fired == 0).float().mean().item(),
         density=(fired / count).tolist(),
     )

@@ -99,7 +99,7 @@ def _fit(subject: Subject, recipe: Recipe, model: LanguageModel, tokenizer: tikt
     sae, history = train_sae(
         model,
         recipe.site,
-        subject.windows(tokenizer, recipe.seed),
+        subject.windows(model, tokenizer, recipe.seed),
         n_tokens=recipe.n_tokens,
         dict_size=recipe.expansion * site_width(model, recipe.site),
         activation=recipe.activation(),
@@ -126,7 +126,7 @@ def autoencoder(
 def basis(subject: Subject, recipe: BasisRecipe, model: LanguageModel, tokenizer: tiktoken.Encoding) -> Basis:
     """The basis of this recipe, from what passes at the site on training text."""
     stream = stream_activations(
-        model, recipe.site, subject.windows(tokenizer, 0), BASIS_BATCH, torch.Generator().manual_seed(0)
+        model, recipe.site, subject.windows(model, tokenizer, 0), BASIS_BATCH, torch.Generator().manual_seed(0)
     )
     x = torch.cat([next(stream) for _ in range(BASIS_TOKENS // BASIS_BATCH)]).float()
     if recipe.basis == "neurons":

@@ -17,6 +17,7 @@ from picollm_core.interpret.hooks import activations, require_site, site_width
 from picollm_core.interpret.sae import SparseAutoencoder
 from picollm_core.interpret.sparsity import SparseActivation
 from picollm_core.models import LanguageModel
+from picollm_core.trainer import TrainingDiverged
 
 EXPANSION = 8
 """Features for each dimension of the site, unless a size is asked for."""
@@ -49,7 +50,8 @@ def stream_activations(
         parts = [held] if len(held) else []
         count = len(held)
         while count < size:
-            x = activations(model, source.next_batch()[0], [site])[site].flatten(0, -2)  # (B T, C)
+            idx = source.next_batch()[0].to(model.head.weight.device)
+            x = activations(model, idx, [site])[site].flatten(0, -2)  # (B T, C)
             parts.append(x)
             count += len(x)
         held = torch.cat(parts)
@@ -132,6 +134,10 @@ class SAETrainer:
         z = sae.activation(pre)
         error = scaled - (z @ sae.W_dec + sae.b_dec)
         loss = error.square().mean()
+        if not math.isfinite(loss.item()):  # before the weights are touched
+            raise TrainingDiverged(
+                f"the autoencoder's loss became {loss.item()} at update {self.done + 1}; lower the rate"
+            )
         (loss + sae.activation.penalty(pre, z) + self._revival(pre, error) / 32).backward()
         sae.remove_parallel_gradient()
         torch.nn.utils.clip_grad_norm_(sae.parameters(), 1.0)
@@ -141,8 +147,6 @@ class SAETrainer:
         active = z.detach() > 0
         self.silent = torch.where(active.any(0), 0, self.silent + len(x))
         self.done, self.tokens = self.done + 1, self.tokens + len(x)
-        if not math.isfinite(loss.item()):
-            raise RuntimeError(f"the autoencoder's loss became {loss.item()} at update {self.done}; lower the rate")
         return {
             "step": self.done,
             "tokens": self.tokens,

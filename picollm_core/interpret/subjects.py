@@ -42,9 +42,10 @@ class Subject:
         """What a measurement on this subject depends on."""
         return {"weights": self.key, "text": self.data.fingerprint()}
 
-    def windows(self, tokenizer: tiktoken.Encoding, seed: int) -> Batches:
-        """Training windows in an order that `seed` decides."""
-        return make_batches(load_data(self.data), self.data.weights, tokenizer, WINDOW, ROWS, seed)
+    def windows(self, model: LanguageModel, tokenizer: tiktoken.Encoding, seed: int) -> Batches:
+        """Training windows in an order that `seed` decides, no longer than the model may read."""
+        length = min(WINDOW, model.context_limit or WINDOW)
+        return make_batches(load_data(self.data), self.data.weights, tokenizer, length, ROWS, seed)
 
     def stories(
         self, tokenizer: tiktoken.Encoding, count: int, length: int, text: DataConfig | None = None

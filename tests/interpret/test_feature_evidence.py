@@ -56,3 +56,11 @@ def test_evidence_survives_json():
     context = Context(1, ("a", "b"), (0.0, 2.0), 1, True, False)
     before = Evidence(7, {"max": 2.0}, (context,), (), (context,), ((1.0, 3),), (("a", 1.0),), (("b", -1.0),))
     assert Evidence.from_dict(json.loads(json.dumps(dataclasses.asdict(before)))) == before
+
+
+def test_peak_tokens_are_those_that_the_stories_are_shown_for():
+    stories = [Context(k, ("a", word), (0.1, 1.0), 1, True, False) for k, word in enumerate(("x", "y", "x", "z"))]
+    empty: dict = {"negative": (), "histogram": (), "promoted": (), "suppressed": ()}
+    evidence = Evidence(0, {}, tuple(stories[:3]), tuple(stories[3:]), **empty)
+    assert evidence.peak_tokens() == {"x", "y"}
+    assert evidence.peak_tokens(weaker=True) == {"x", "y", "z"}

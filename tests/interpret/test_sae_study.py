@@ -199,7 +199,7 @@ def test_concept_rows_are_redrawn_as_they_were_and_say_what_they_are_of(lab, sub
 def test_a_basis_is_made_from_training_text_and_keeps_k_coordinates(lab, subject):
     model, tokenizer = subject.load()
     whole = basis(subject, BasisRecipe(SITE, "neurons", k=16), model, tokenizer)
-    idx = subject.windows(tokenizer, 0).next_batch()[0]
+    idx = subject.windows(model, tokenizer, 0).next_batch()[0]
     x = activations(model, idx, [SITE])[SITE].flatten(0, 1)
     torch.testing.assert_close(whole(x), x, atol=1e-4, rtol=0)
     assert torch.equal(whole.directions, neuron_basis(whole.mean, 16).directions)

@@ -15,6 +15,7 @@ from picollm_core.interpret.sae_training import (
 )
 from picollm_core.interpret.sparsity import BatchTopK, JumpReLU, ReLU, TopK
 from picollm_core.models import build_model
+from picollm_core.trainer import TrainingDiverged
 from tests.conftest import TINY, VOCAB
 
 
@@ -200,3 +201,13 @@ def test_jumprelus_thresholds_keep_to_the_number_of_features_that_was_asked_for(
         rates = {id(p): group["lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
         assert set(rates) == {id(p) for p in sae.parameters()}
         assert rates[id(sae.activation.log_threshold)] == pytest.approx(10 * rates[id(sae.W_enc)])
+
+
+def test_a_loss_that_is_no_number_stops_training_before_the_weights_are_touched():
+    sae = SparseAutoencoder(4, 8, TopK(2)).train()
+    trainer = SAETrainer(sae, 10, 1e-2, dead_after=100)
+    before = sae.W_enc.clone()
+    with pytest.raises(TrainingDiverged, match="the autoencoder's loss became nan at update 1; lower the rate"):
+        trainer.step(torch.full((5, 4), torch.nan))
+    assert torch.equal(sae.W_enc, before)
+    assert trainer.done == 0

@@ -109,10 +109,22 @@ def test_held_out_stories_are_the_first_ones_and_training_windows_follow_the_see
     subject, tokenizer = saved_subject(saved(tmp_path / "a"), WORLD), load_tokenizer("stories-4k")
     few, more = (subject.stories(tokenizer, count, 48) for count in (2, 4))
     assert torch.equal(few.idx, more.idx[:2])
-    windows = [subject.windows(tokenizer, seed).next_batch()[0] for seed in (0, 0, 1)]
+    model = subject.load()[0]
+    windows = [subject.windows(model, tokenizer, seed).next_batch()[0] for seed in (0, 0, 1)]
     assert windows[0].size(1) == WINDOW
     assert torch.equal(windows[0], windows[1])
     assert not torch.equal(windows[0], windows[2])
     training = {tuple(row.tolist()) for row in windows[0].unfold(1, 12, 1).flatten(0, 1)}
     held_out = {tuple(row[1:13].tolist()) for row in more.idx}
     assert not training & held_out
+
+
+def test_a_model_with_few_learned_positions_reads_windows_that_fit(tmp_path):
+    torch.manual_seed(0)
+    short = TransformerConfig(vocab_size=4096, n_embd=16, n_layer=1, n_head=2, block_size=32)
+    save_model(build_model(short), "stories-4k", tmp_path)
+    subject = saved_subject(tmp_path, WORLD)
+    model, tokenizer = subject.load()
+    idx = subject.windows(model, tokenizer, 0).next_batch()[0]
+    assert idx.size(1) == 32
+    assert model(idx).shape == (*idx.shape, 4096)
