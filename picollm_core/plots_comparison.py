@@ -127,34 +127,35 @@ def plot_bands(
     return figure
 
 
-def _overlap(box: Bbox, others: list[Bbox]) -> float:
-    """The area in square pixels that `box` shares with `others`."""
-    shared = (Bbox.intersection(box, other) for other in others)
-    return sum(found.width * found.height for found in shared if found is not None)
+def _overlap(box: Bbox, others: np.ndarray) -> float:
+    """The area in square pixels that `box` shares with `others`, (N, 4) rows of left, bottom, right, top."""
+    wide = np.minimum(box.x1, others[:, 2]) - np.maximum(box.x0, others[:, 0])
+    high = np.minimum(box.y1, others[:, 3]) - np.maximum(box.y0, others[:, 1])
+    return float(np.nansum(np.clip(wide, 0, None) * np.clip(high, 0, None)))  # a point that is not drawn is nowhere
 
 
-def _drawn_boxes(axes: Axes) -> list[Bbox]:
-    """Boxes in pixels over what the axes show: 18 px about each marker, 4 px along lines, floors and whiskers."""
-    boxes = []
+def _drawn_boxes(axes: Axes) -> np.ndarray:
+    """Boxes in pixels, (N, 4), over what the axes show: 18 px about each marker, 4 px along lines and whiskers."""
+    half_sides: dict[float, list[np.ndarray]] = {2.0: [], 9.0: []}
     bars = [(axes.transData, path.vertices) for c in axes.collections for path in c.get_paths()]
     strokes = [(line.get_transform(), line.get_xydata()) for line in axes.lines if line.get_linestyle() != "None"]
+    steps = np.linspace(0, 1, 60)[:, None]
     for transform, vertices in strokes + bars:
         pixels = transform.transform(vertices)  # (N, 2)
-        steps = np.linspace(0, 1, 60)[:, None]
         along = [start + steps * (end - start) for start, end in pairwise(pixels)]
-        boxes += [Bbox.from_bounds(px - 2, py - 2, 4, 4) for px, py in np.concatenate([*along, pixels[:1]])]
+        half_sides[2.0].append(np.concatenate([*along, pixels[:1]]))
     for line in axes.lines:
         if line.get_marker() != "None":
-            pixels = line.get_transform().transform(line.get_xydata())
-            boxes += [Bbox.from_bounds(px - 9, py - 9, 18, 18) for px, py in pixels]
-    return boxes
+            half_sides[9.0].append(line.get_transform().transform(line.get_xydata()))
+    rows = [np.hstack([places - half, places + half]) for half, found in half_sides.items() for places in found]
+    return np.concatenate(rows) if rows else np.empty((0, 4))
 
 
-def _label_points(axes: Axes, points: list[tuple[float, float, str, str]]) -> None:
+def label_points(axes: Axes, points: list[tuple[float, float, str, str]]) -> None:
     """Write a name beside each (x, y, name, colour), at the place where it covers least of what is there already."""
     figure = axes.figure
     figure.draw_without_rendering()  # type: ignore[union-attr]  # the layout must stand before boxes mean anything
-    page, taken = axes.get_window_extent(), _drawn_boxes(axes)
+    page, taken = np.array([axes.get_window_extent().extents]), _drawn_boxes(axes)
     for x, y, name, colour in points:
         best = None
         for offset, horizontal, vertical in PLACES:
@@ -172,7 +173,7 @@ def _label_points(axes: Axes, points: list[tuple[float, float, str, str]]) -> No
             )
             text.set_in_layout(False)  # a name beside a point moves no axes
             box = text.get_window_extent()
-            outside = box.width * box.height - _overlap(box, [page])
+            outside = box.width * box.height - _overlap(box, page)
             cost = _overlap(box.padded(3), taken) + 4 * outside
             if best is None or cost < best[0] - 1:
                 if best is not None:
@@ -183,7 +184,7 @@ def _label_points(axes: Axes, points: list[tuple[float, float, str, str]]) -> No
             if cost == 0:
                 break
         if best is not None:
-            taken.append(best[2])
+            taken = np.vstack([taken, best[2].extents])
 
 
 def plot_scatter(
@@ -252,5 +253,5 @@ def plot_scatter(
         if len(kinds) > 1:
             figure.legend(loc="outside lower center", ncols=len(kinds))
         points = list(zip(xs, ys, table[label].astype(str), map(family_colour, table[family]), strict=True))
-        _label_points(axes, points)
+        label_points(axes, points)
     return figure
