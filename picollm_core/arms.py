@@ -1,19 +1,24 @@
 """Arms of an experiment: configurations that differ in one thing, each with its own learning rate and several seeds."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from picollm_core.config import ModelConfig, require
+from picollm_core.config import ModelConfig, RunConfig, require
 from picollm_core.lab import Lab
 from picollm_core.runs import Run
-from picollm_core.trainer import TrainingDiverged
+from picollm_core.sweep import Sweep
 
 TUNING_SEED = 100  # none of the seeds that arms are compared with
 SHORT_RUNS = {"eval_every": 100, "eval_stories": 40, "final_stories": 200}
 """How runs of a few hundred updates are evaluated: all by the same held-out stories, fewer than there are."""
+
+
+def _swept(lab: Lab, configs: Iterable[RunConfig]) -> Sweep:
+    """The runs of configurations of which some may be the same run."""
+    return lab.sweep(list(dict.fromkeys(configs)))
 
 
 def tune_arms(
@@ -21,20 +26,20 @@ def tune_arms(
 ) -> pd.DataFrame:
     """Loss on held-out stories (nats per token) of every arm (row) after `steps` updates at every rate (column).
 
-    The runs use a seed of their own; a run that diverges counts as infinite. `settings` are those of Lab.train.
-    Raises ValueError without arms or rates.
+    The runs use a seed of their own and train in parallel (see Lab.sweep); one that diverges counts as infinite.
+    `settings` are those of Lab.train. Raises ValueError without arms or rates, and for a run that cannot be trained.
     """
     require(bool(arms) and bool(rates), f"{len(arms)} arms and {len(rates)} rates; at least one of each is needed")
-
-    def loss(config: ModelConfig, rate: float) -> float:
-        try:
-            run = lab.train(config, learning_rate=rate, max_steps=steps, seed=TUNING_SEED, **settings)
-        except TrainingDiverged:
-            return math.inf
-        return run.summary["nll"]
-
-    losses = {name: {rate: loss(config, rate) for rate in rates} for name, config in arms.items()}
-    return pd.DataFrame.from_dict(losses, orient="index").rename_axis(index="arm", columns="learning rate")
+    configs = {
+        (name, rate): lab.config(config, learning_rate=rate, max_steps=steps, seed=TUNING_SEED, **settings)
+        for name, config in arms.items()
+        for rate in rates
+    }
+    sweep = _swept(lab, configs.values())
+    Sweep((), tuple(failure for failure in sweep.failed if not failure.diverged)).complete()
+    losses = {run.config: run.summary["nll"] for run in sweep.runs}
+    rows = {name: {rate: losses.get(configs[name, rate], math.inf) for rate in rates} for name in arms}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(index="arm", columns="learning rate")
 
 
 def best_rates(losses: pd.DataFrame) -> dict[str, float]:
@@ -53,11 +58,16 @@ def at_the_edge(losses: pd.DataFrame) -> list[str]:
 def train_arms(
     lab: Lab, arms: Mapping[str, ModelConfig], rates: Mapping[str, float], seeds: Sequence[int], **settings: Any
 ) -> dict[str, list[Run]]:
-    """The runs of every arm at its own learning rate, one a seed; equal seeds have equal data order in all arms."""
-    return {
-        name: [lab.train(config, learning_rate=rates[name], seed=seed, **settings) for seed in seeds]
+    """The runs of every arm at its own learning rate, one a seed; equal seeds have equal data order in all arms.
+
+    They train in parallel (see Lab.sweep). Raises TrainingDiverged, when all have ended, for one that diverged.
+    """
+    configs = {
+        name: [lab.config(config, learning_rate=rates[name], seed=seed, **settings) for seed in seeds]
         for name, config in arms.items()
     }
+    runs = {run.config: run for run in _swept(lab, (c for own in configs.values() for c in own)).complete()}
+    return {name: [runs[config] for config in own] for name, own in configs.items()}
 
 
 def values(arms: Mapping[str, Sequence[Run]], column: str = "bits_per_byte") -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The `picollm` command: train, generate, evaluate, runs, ship, workbook, figures, deck, bench, export, import."""
+"""The `picollm` command: train models, sweep, generate, evaluate, run the workbook, publish, exchange."""
 
 import contextlib
 import io
@@ -14,6 +14,7 @@ import tyro
 
 from picollm_core.cli_exchange import ExportCommand, ImportCommand
 from picollm_core.cli_publish import DeckCommand, FiguresCommand, ShipCommand
+from picollm_core.cli_sweep import SweepCommand
 from picollm_core.cli_train import TrainCommand
 from picollm_core.config import SamplingConfig
 
@@ -142,6 +143,7 @@ class BenchCommand:
 
 Command = (
     Annotated[TrainCommand, tyro.conf.subcommand("train")]
+    | Annotated[SweepCommand, tyro.conf.subcommand("sweep")]
     | Annotated[GenerateCommand, tyro.conf.subcommand("generate")]
     | Annotated[EvaluateCommand, tyro.conf.subcommand("evaluate")]
     | Annotated[RunsCommand, tyro.conf.subcommand("runs")]
@@ -171,7 +173,7 @@ def _parse(arguments: list[str] | None) -> Command:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point. Exits 0, 1 when a notebook failed, 2 with one line on standard error for unusable input."""
+    """Entry point. Exits 0, 1 when a notebook or a sweep's run failed, 2 with one line on stderr for unusable input."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         status = _parse(arguments).run()

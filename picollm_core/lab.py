@@ -3,7 +3,7 @@
 import logging
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from picollm_core.presets import run_config
 from picollm_core.profiles import Profile, setup_notebook
 from picollm_core.results import REMEASURE, ResultStore
 from picollm_core.runs import RUNS_DIR, Run, is_complete, run_directory, thin_history
+from picollm_core.sweep import DIVERGED, Failure, Sweep, Texts, check_configs, sweep
 from picollm_core.token_store import token_store
-from picollm_core.train import load_data, train, validation_texts
+from picollm_core.train import load_data, train_on, validation_texts
+from picollm_core.trainer import TrainingDiverged
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ class Lab:
     def __post_init__(self) -> None:
         committed = ResultStore()
         self.committed = committed
+        self.texts = Texts(self.opened)  # opened once: many runs of a notebook ask for the same
         self.store = ResultStore(RUNS_DIR / "results") if self.profile.name == "quick" else committed
 
     def __repr__(self) -> str:
@@ -67,40 +70,79 @@ class Lab:
         """The run of this profile: from this machine's runs, else from the committed record, else trained now.
 
         Where the profile's corpus is not on this machine, a committed record that was made with it is redrawn and
-        the log says so.
+        the log says so. Raises TrainingDiverged, also from the record of a run that did.
         """
         config = self.config(model, **settings)
-        run = self._recorded_only(config) if self.redraw_into is not None else self._found_or_trained(config)
-        self.used.append(f"runs/{run.fingerprint}.json")
-        return run
+        result = self._found(config) or self._recorded(self._trained(config))
+        if isinstance(result, Failure):
+            raise TrainingDiverged(result.error)
+        self.used.append(f"runs/{result.fingerprint}.json")
+        return result
 
-    def _recorded_only(self, config: RunConfig) -> Run:
-        recorded = self.committed.find_run_elsewhere(config)
-        if recorded is None:
-            model = f"{config.model.family}, {config.data.tokenizer}, seed {config.train.seed}"
-            raise ValueError(f"no record of a training run ({model}) in {self.committed.folder}; {REMEASURE}")
-        self.redrawn += 1
-        return recorded
+    def _trained(self, config: RunConfig) -> Run | Failure:
+        self.texts.tell(config.data)
+        try:
+            return train_on(self.texts.open(config.data), config, refresh=self.refresh)
+        except TrainingDiverged as error:
+            return Failure(config, str(error), DIVERGED)
 
-    def _found_or_trained(self, config: RunConfig) -> Run:
-        if not self.refresh:
-            corpora = self._corpora(config.data)
-            recorded = self.store.find_run(config, [corpus.content_hash for corpus in corpora])
-            if recorded is None and any(corpus.note for corpus in corpora):
-                recorded = self.committed.find_run_elsewhere(config)
-                self._tell_origin(recorded)
-            if recorded is not None:
-                self.redrawn += 1
-                return self._with_weights(recorded)
-        run = train(config, refresh=self.refresh)
-        self.store.save_run(run)
-        return self._with_weights(Run.from_record(run.to_record()))  # the same figures now and when redrawn
+    def sweep(self, configs: Sequence[RunConfig], n_jobs: int | None = None, progress: bool = True) -> Sweep:
+        """The runs of many configurations, each looked up as `train` does; those that are missing train in parallel.
 
-    def _corpora(self, data: DataConfig) -> list[Corpus]:
-        """The texts of a configuration, opened once: many runs of a notebook ask for the same."""
-        if data not in self.opened:
-            self.opened[data] = load_data(data)
-        return self.opened[data]
+        `configs` are those of `config(...)`, no two alike. A run that diverged is in `Sweep.failed` and is recorded as
+        well: it is not trained again. See picollm_core.sweep.sweep for `n_jobs` and what is refused with ValueError.
+        """
+        configs = check_configs(configs)
+        found = {position: self._found(config) for position, config in enumerate(configs)}
+        missing = [position for position, result in found.items() if result is None]
+        if missing:
+            asked = [configs[position] for position in missing]
+            if n_jobs is None and self.profile.name == "quick":
+                n_jobs = 1  # its runs are over before workers have started
+            trained = sweep(asked, n_jobs=n_jobs, refresh=self.refresh, progress=progress, texts=self.texts)
+            new: dict[RunConfig, Run | Failure] = {run.config: run for run in trained.runs}
+            new |= {failure.config: failure for failure in trained.failed}
+            found |= {position: self._recorded(new[configs[position]]) for position in missing}
+        results = [found[position] for position in range(len(configs))]
+        runs = tuple(result for result in results if isinstance(result, Run))
+        self.used += [f"runs/{run.fingerprint}.json" for run in runs]
+        return Sweep(runs, tuple(result for result in results if isinstance(result, Failure)))
+
+    def _found(self, config: RunConfig) -> Run | Failure | None:
+        """What is recorded of a configuration. Redrawing, ValueError when nothing is."""
+        if self.redraw_into is not None:
+            result = self._elsewhere(config)
+            if result is None:
+                model = f"{config.model.family}, {config.data.tokenizer}, seed {config.train.seed}"
+                raise ValueError(f"no record of a training run ({model}) in {self.committed.folder}; {REMEASURE}")
+        elif self.refresh:
+            return None
+        else:
+            try:
+                corpora = self.texts.open(config.data)
+            except (ValueError, OSError):  # training it says the same, of this run alone
+                return None
+            hashes = [corpus.content_hash for corpus in corpora]
+            result = self.store.find_run(config, hashes) or _diverged(config, self.store.find_failure(config, hashes))
+            if result is None and any(corpus.note for corpus in corpora):
+                result = self._elsewhere(config)
+                self._tell_origin(result)
+        self.redrawn += result is not None
+        return self._with_weights(result) if isinstance(result, Run) and self.redraw_into is None else result
+
+    def _elsewhere(self, config: RunConfig) -> Run | Failure | None:
+        """The committed record of a configuration on texts that need not be here."""
+        run = self.committed.find_run_elsewhere(config)
+        return run or _diverged(config, self.committed.find_failure_elsewhere(config))
+
+    def _recorded(self, result: Run | Failure) -> Run | Failure:
+        """Record what has just been trained; the same figures now and when redrawn."""
+        if isinstance(result, Run):
+            self.store.save_run(result)
+            return self._with_weights(Run.from_record(result.to_record()))
+        if result.diverged:
+            self.store.save_failure(result.config, self.texts.open(result.config.data), result.error)
+        return result
 
     @staticmethod
     def _with_weights(recorded: Run) -> Run:
@@ -108,9 +150,9 @@ class Lab:
         directory = run_directory(recorded.config, recorded.fingerprint)
         return replace(recorded, directory=directory) if is_complete(directory) else recorded
 
-    def _tell_origin(self, recorded: Run | None) -> None:
+    def _tell_origin(self, recorded: Run | Failure | None) -> None:
         """Say once that results come from the committed record of a text that is not here."""
-        if recorded is not None and not self.told:
+        if isinstance(recorded, Run) and not self.told:
             self.told = True
             corpora = ", ".join(recorded.context["corpora"])
             logger.warning("redrawn from the committed record on %s, which is not on this machine", corpora)
@@ -165,7 +207,7 @@ class Lab:
     def corpus(self, name: str | None = None) -> Corpus:
         """The profile's corpus, or another by name, at the profile's size."""
         data = self.profile.data
-        return self._corpora(data if name is None else data.replace(corpus=(name,), limit=None))[0]
+        return self.texts.open(data if name is None else data.replace(corpus=(name,), limit=None))[0]
 
     def figure(self, figure: Figure, name: str) -> Figure:
         """Save a figure as PNG, SVG and PDF, enter it in the folder's index, and hand it back for the cell to show."""
@@ -173,6 +215,10 @@ class Lab:
         save_figure(figure, name, folder)
         record_figure(folder, describe_figure(figure, name, tuple(self.used)))
         return figure
+
+
+def _diverged(config: RunConfig, error: str | None) -> Failure | None:
+    return None if error is None else Failure(config, error, DIVERGED)
 
 
 def open_lab(refresh: bool = False) -> Lab:

@@ -1,6 +1,6 @@
 """Committed results: small JSON files that figures are redrawn from, found by fingerprint and by nothing else."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from picollm_core.config import RESULTS_VERSION, Config, RunConfig
+from picollm_core.corpora import Corpus
 from picollm_core.runs import Run, read_json, run_fingerprint, safe_name, write_json
 
 RESULTS_DIR = Path("artefacts/results")
@@ -67,6 +68,32 @@ class ResultStore:
         path = self._run_path(run_fingerprint(config, corpus_hashes))
         return _read_run(path) if path.is_file() else None
 
+    def _failure_path(self, fingerprint: str) -> Path:
+        return self.folder / "failures" / f"{safe_name(fingerprint)}.json"
+
+    def save_failure(self, config: RunConfig, corpora: Sequence[Corpus], error: str) -> None:
+        """Keep that training this configuration on these texts always ends in this error, such as a divergence."""
+        self.__dict__.pop("_texts", None)
+        hashes = [corpus.content_hash for corpus in corpora]
+        fingerprint = run_fingerprint(config, hashes)
+        names = [corpus.name for corpus in corpora]
+        context = {"corpora": names, "corpus_hashes": hashes, "fingerprint": fingerprint}
+        record = {"config": config.to_dict(), "context": context, "error": error}
+        write_json(self._failure_path(fingerprint), record, indent=None)
+
+    def find_failure(self, config: RunConfig, corpus_hashes: list[str]) -> str | None:
+        """The recorded error of this configuration on these texts, or None."""
+        path = self._failure_path(run_fingerprint(config, corpus_hashes))
+        if not path.is_file():
+            return None
+        with _format_of(path):
+            return str(read_json(path)["error"])
+
+    def find_failure_elsewhere(self, config: RunConfig) -> str | None:
+        """The recorded error of this configuration on texts that are not at hand here, or None."""
+        errors = (self.find_failure(config, list(hashes)) for hashes in self._texts)
+        return next((error for error in errors if error is not None), None)
+
     def find_run_elsewhere(self, config: RunConfig) -> Run | None:
         """A recorded run of this configuration on texts that are not at hand here, or None.
 
@@ -82,7 +109,7 @@ class ResultStore:
     def _texts(self) -> tuple[tuple[str, ...], ...]:
         """The corpus hashes that the records name: many records, few texts, and read once."""
         found = set()
-        for path in sorted(self.folder.glob("runs/*.json")):
+        for path in sorted([*self.folder.glob("runs/*.json"), *self.folder.glob("failures/*.json")]):
             with _format_of(path):
                 found.add(tuple(read_json(path)["context"]["corpus_hashes"]))
         return tuple(sorted(found))

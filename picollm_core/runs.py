@@ -164,15 +164,19 @@ def run_directory(config: RunConfig, fingerprint: str, runs_dir: Path | str = RU
     return Path(runs_dir) / safe_name(f"{config.model.family}-{fingerprint}")
 
 
+class RunIsBeingWritten(ValueError):
+    """Another process holds the right to write this run."""
+
+
 @contextmanager
 def writer_lock(directory: Path) -> Iterator[None]:
-    """Hold the right to write a run directory; ValueError at once when another process holds it."""
+    """Hold the right to write a run directory; RunIsBeingWritten, a ValueError, at once when another process does."""
     directory.mkdir(parents=True, exist_ok=True)
     lock = FileLock(directory / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise ValueError(
+        raise RunIsBeingWritten(
             f"another process is writing {directory}; wait for it to end, or change the configuration"
         ) from error
     try:

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -70,14 +71,28 @@ def train(
     TrainingDiverged when the loss is no longer finite; the last checkpoint and the history stay on disk.
     """
     config = run_config(model, **settings)
-    corpora, tokenizer = load_data(config.data), load_tokenizer(config.data.tokenizer)
+    corpora = load_data(config.data)
+    for note in {corpus.note for corpus in corpora if corpus.note}:
+        logger.warning(note)
+    return train_on(corpora, config, resume=resume, refresh=refresh, progress=progress, runs_dir=runs_dir)
+
+
+def train_on(
+    corpora: Sequence[Corpus],
+    config: RunConfig,
+    *,
+    resume: bool = True,
+    refresh: bool = False,
+    progress: bool = True,
+    runs_dir: str | Path = runs.RUNS_DIR,
+) -> Run:
+    """What `train` does, for a whole configuration whose corpora `load_data` has opened; many runs can share them."""
+    tokenizer = load_tokenizer(config.data.tokenizer)
     require(
         tokenizer.n_vocab == config.model.vocab_size,
         f"the model has vocab_size={config.model.vocab_size} but tokenizer {config.data.tokenizer!r} has "
         f"{tokenizer.n_vocab} tokens",
     )
-    for note in {corpus.note for corpus in corpora if corpus.note}:
-        logger.warning(note)
     hashes = [corpus.content_hash for corpus in corpora]
     fingerprint = runs.run_fingerprint(config, hashes)
     names = [corpus.name for corpus in corpora]
@@ -101,7 +116,7 @@ def _train_in(
     directory: Path,
     config: RunConfig,
     context: dict,
-    corpora: list[Corpus],
+    corpora: Sequence[Corpus],
     tokenizer: tiktoken.Encoding,
     progress: bool,
 ) -> None:
