@@ -89,7 +89,7 @@ _ROWS = (
      "custom data, loss sweep"),
     ("more-steps-lower-both", "log", "1, 3 and 6 updates an epoch lower training and held-out loss alike",
      "training budget sweep"),
-    ("echo-of-new-words", "log", "with a quarter of custom text the samples take up its words after one update an "
+    ("echo-of-new-words", "log", "with three quarters of custom text the samples take up its words after one update an "
      "epoch", "custom data, result snapshot"),
     ("overfitting-43-sequences", "log", "on 43 sequences training and held-out loss part within 30 epochs",
      "overfitting"),
