@@ -31,7 +31,7 @@ from picollm_core.scaling import FLOPS, ScalingFit, optimal_sizes
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 HELD_OUT = "#D55E00"
 Prediction = Mapping[str, float]
-"""measured, predicted, low and high, as `scaling.held_out_prediction` gives them."""
+"""measured, predicted, low and high, as `scaling.forecast` gives them."""
 
 
 def size_colours(values: Sequence[float]) -> dict[float, str]:
@@ -159,8 +159,8 @@ def plot_misses(
             axes.plot(fitted[place], percent[place], mark, color=colours[row["parameters"]], markersize=12,
                       markeredgecolor="white")  # fmt: skip
         out = table.index[held_out][0]
-        ends = [100 * (prediction[end] / prediction["predicted"] - 1) for end in ("low", "high")]
-        axes.vlines(fitted[out], *ends, color=HELD_OUT, linewidth=4, alpha=0.5)
+        low, high = (100 * (prediction[end] / prediction["predicted"] - 1) for end in ("low", "high"))
+        axes.vlines(fitted[out], low, high, color=HELD_OUT, linewidth=4, alpha=0.5)
         axes.plot(fitted[out], percent[out], "*", color=HELD_OUT, markersize=22, markeredgecolor="white")
         handles = [Line2D([], [], color=c, lw=6) for c in colours.values()]
         words = [f"{short_number(size)} parameters" for size in colours]

@@ -322,22 +322,18 @@ def optimal_sizes(
     return table.assign(loss=fit.curve(table))
 
 
-def held_out_prediction(
-    table: pd.DataFrame, held_out: pd.Series, variables: Sequence[str] = ("parameters", "tokens"), **settings: float
-) -> tuple[ScalingFit, dict[str, float]]:
-    """Fit to the rows that `held_out` (one truth value a row) leaves, and compare the rest with their prediction.
+def forecast(fit: ScalingFit, held_out: pd.DataFrame, loss: str = "nll") -> dict[str, float]:
+    """A fit's prediction for runs that it has not seen and that stand at one place, beside what they reached.
 
-    Returns the fit and, for the mean of the rows held out, which must stand at one place: `measured`, `predicted`,
-    `low` and `high` of `predict_run`, `error` (predicted less measured, nats per token) and `percent` of the measured
-    loss. Raises ValueError when no row or every row is held out, and when they stand at several places.
+    `measured` is the mean of `loss` over them; `predicted`, `low` and `high` are those of `predict_run`; `error` is
+    predicted less measured in nats per token, and `percent` that in per cent of the measured loss. Raises ValueError
+    for missing columns, no rows, and rows at several places.
     """
-    out = held_out.to_numpy(dtype=bool)
-    require(0 < out.sum() < len(table), f"{out.sum()} of {len(table)} rows are held out; hold out some and leave some")
-    places = table.loc[out, list(variables)].drop_duplicates()
+    require_columns(held_out, [*fit.variables, loss])
+    places = held_out[list(fit.variables)].drop_duplicates()
     require(len(places) == 1, f"the rows held out stand at {len(places)} places; hold out one")
-    fit = fit_scaling(table[~out], variables, **settings)  # type: ignore[arg-type]
-    measured = float(table.loc[out, "nll"].mean())
-    found = fit.predict_run(**{name: float(places[name].iloc[0]) for name in variables})
+    measured = float(held_out[loss].mean())
+    found = fit.predict_run(**{name: float(places[name].iloc[0]) for name in fit.variables})
     error = found.value - measured
     numbers = {"measured": measured, "predicted": found.value, "low": found.low, "high": found.high}
-    return fit, numbers | {"error": error, "percent": 100 * error / measured}
+    return numbers | {"error": error, "percent": 100 * error / measured}

@@ -10,8 +10,8 @@ from picollm_core.config import require
 from picollm_core.contrasts import Contrast, paired_contrast, verdict
 from picollm_core.lab import Lab
 from picollm_core.plots import require_columns
-from picollm_core.scaling_study import CONSTANT, EARLY, study_plan, study_table, tune, whole_study
-from picollm_core.verdicts import Verdict, judged
+from picollm_core.scaling_study import CONSTANT, EARLY, Plan, study_plan, study_table, tune, whole_study
+from picollm_core.verdicts import Verdict, Word, judged
 
 FLAT = 0.05
 """Nats per token: a run that falls by less than this after EARLY of it counts as flat there."""
@@ -159,7 +159,7 @@ def _judge_hunger(table: pd.DataFrame, width: int, budgets: Sequence[int]) -> Ve
     gaps = family_gaps(table, width, budgets)
     (few, first), (many, last), (_, gained) = gaps.items()
     behind, gains = verdict(first, claim="above"), verdict(gained, claim="above")
-    word = "holds" if behind == gains == "holds" else "fails" if "fails" in (behind, gains) else "open"
+    word: Word = "holds" if behind == gains == "holds" else "fails" if "fails" in (behind, gains) else "open"
     fingerprints = [f for n in ("transformer", "lstm") for s in (min(budgets), max(budgets))
                     for f in _own(table, n, width, s)["fingerprint"]]  # fmt: skip
     cause = (
@@ -184,8 +184,8 @@ def _judge_room(table: pd.DataFrame, widths: Sequence[int], steps: int) -> Verdi
     effects = change_effects(table, widths, steps)
     ratio, nats = (spread_ratio(effects, small, large, noise=noise) for noise in (True, False))
     sizes = [_own(table, "transformer", width, steps)["parameters"].iloc[0] for width in (small, large)]
-    words = {verdict(each, claim="above", bound=1.0) for each in (ratio, nats)}
-    word = words.pop() if len(words) == 1 else "depends"
+    words: set[Word] = {verdict(each, claim="above", bound=1.0) for each in (ratio, nats)}
+    word: Word = words.pop() if len(words) == 1 else "depends"
     known = ratio if ratio.pairs > 1 else nats
     in_nats = {width: _spread(effects[effects["width"] == width]) for width in (small, large)}
     most = effects.groupby("change")["effect"].mean().abs().idxmax()
@@ -210,21 +210,16 @@ def _judge_room(table: pd.DataFrame, widths: Sequence[int], steps: int) -> Verdi
 def claims_scaling(lab: Lab) -> list[Verdict]:
     """Verdicts on the three claims about size and data, from the study's runs (trained where they are not known)."""
     plan = study_plan(lab)
-    table = study_table(whole_study(lab, plan, tune(lab, plan)))
-    return judge_scaling(table, plan.rival_width, plan.budgets, plan.changed_widths, plan.constant_budget)
+    return judge_scaling(study_table(whole_study(lab, plan, tune(lab, plan))), plan)
 
 
-def judge_scaling(
-    table: pd.DataFrame, width: int, budgets: Sequence[int], changed: Sequence[int], constant_steps: int
-) -> list[Verdict]:
-    """The verdicts that a table of `study_table` gives.
+def judge_scaling(table: pd.DataFrame, plan: Plan) -> list[Verdict]:
+    """The verdicts that a table of `study_table` gives with the arms of `plan`.
 
-    `width` is that of the seeds' Transformers, `changed` the widths at which hyperparameters were changed (at the
-    smallest budget), `constant_steps` the budget under a constant rate. With one seed every claim is open. Raises
-    ValueError for arms that the table lacks.
+    With one seed every claim is open. Raises ValueError for arms that the table lacks.
     """
     return [
-        _judge_flat(table, width, max(budgets), constant_steps),
-        _judge_hunger(table, width, budgets),
-        _judge_room(table, changed, min(budgets)),
+        _judge_flat(table, plan.rival_width, max(plan.budgets), plan.constant_budget),
+        _judge_hunger(table, plan.rival_width, plan.budgets),
+        _judge_room(table, plan.changed_widths, min(plan.budgets)),
     ]

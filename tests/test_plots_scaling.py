@@ -14,7 +14,7 @@ from picollm_core.plots_scaling import (
     short_number,
     size_colours,
 )
-from picollm_core.scaling import held_out_prediction
+from picollm_core.scaling import fit_scaling, forecast
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +27,9 @@ def grid() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def fitted(grid):
-    out = grid.index == 8
-    return (*held_out_prediction(grid, pd.Series(out), resamples=10), pd.Series(out))
+    out = pd.Series(grid.index == 8)
+    fit = fit_scaling(grid[~out], resamples=10)
+    return fit, forecast(fit, grid[out]), out
 
 
 def points(axes, marker) -> list[tuple[float, float]]:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from picollm_core.scaling import Estimate, fit_scaling, held_out_prediction, optimal_sizes, optimal_split
+from picollm_core.scaling import Estimate, fit_scaling, forecast, optimal_sizes, optimal_split
 
 LAW = {"E": 2.0, "A": 30.0, "alpha": 0.35, "B": 400.0, "beta": 0.45}
 SIZES = np.array([34e3, 72e3, 156e3, 361e3, 918e3])
@@ -102,22 +102,16 @@ def test_a_split_that_the_data_do_not_fix_says_why():
 def test_a_run_held_out_of_the_fit_is_predicted_with_its_error():
     table = runs(0.002, 4)
     out = (table["parameters"] == SIZES[-1]) & (table["tokens"] == TOKENS[-1])
-    fit, found = held_out_prediction(table, out, resamples=40)
-    assert len(fit.residuals) == len(table) - 1
+    fit = fit_scaling(table[~out], resamples=40)
+    found = forecast(fit, table[out])
     assert found["measured"] == table.loc[out, "nll"].iloc[0]
+    assert found["predicted"] == fit.predict_run(parameters=SIZES[-1], tokens=TOKENS[-1]).value
     assert found["error"] == pytest.approx(found["predicted"] - found["measured"])
     assert found["percent"] == pytest.approx(100 * found["error"] / found["measured"])
     assert abs(found["percent"]) < 1
     assert found["low"] < found["predicted"] < found["high"]
-
-
-def test_the_run_held_out_has_no_part_in_its_prediction():
-    table = runs(0.002, 4)
-    out = (table["parameters"] == SIZES[-1]) & (table["tokens"] == TOKENS[-1])
-    wrong = table.assign(nll=table["nll"].where(~out, 50.0))
-    assert held_out_prediction(wrong, out, resamples=0)[1]["predicted"] == pytest.approx(
-        held_out_prediction(table, out, resamples=0)[1]["predicted"]
-    )
+    several = forecast(fit, pd.concat([table[out], table[out].assign(nll=9.0)]))
+    assert several["measured"] == pytest.approx((found["measured"] + 9.0) / 2)
 
 
 @pytest.mark.parametrize(
@@ -145,8 +139,7 @@ def test_questions_that_a_fit_cannot_answer_are_refused():
         fit.exponent("width")
     with pytest.raises(ValueError, match="name each once"):
         fit_scaling(runs(), ["tokens", "tokens"])
-    table = runs()
-    with pytest.raises(ValueError, match="0 of 20 rows"):
-        held_out_prediction(table, table["tokens"] < 0)
     with pytest.raises(ValueError, match="stand at 5 places"):
-        held_out_prediction(table, table["tokens"] == TOKENS[0])
+        forecast(fit, runs().query("tokens == @TOKENS[0]"))
+    with pytest.raises(ValueError, match="the table is empty"):
+        forecast(fit, runs()[:0])

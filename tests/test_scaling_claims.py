@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 
 from picollm_core.scaling_claims import FLAT, change_effects, falls, family_gaps, judge_scaling, spread_ratio
-from picollm_core.scaling_study import CHANGES, CONSTANT
+from picollm_core.scaling_study import CHANGES, CONSTANT, Plan
 
 SEEDS = range(5)
+PLAN = Plan(budgets=(100, 800), rival_width=32, changed_widths=(16, 64), constant_budget=400)
 WOBBLE = (0.0, 0.004, -0.003, 0.002, -0.001)
 
 
@@ -47,7 +48,7 @@ def runs(seeds=SEEDS, fall=0.4, gap_few=0.3, gap_many=-0.1, effects=(0.3, 0.1)) 
 
 
 def verdicts(table) -> dict[str, object]:
-    return {v.id: v for v in judge_scaling(table, 32, (100, 800), (16, 64), 400)}
+    return {v.id: v for v in judge_scaling(table, PLAN)}
 
 
 def test_a_run_that_goes_on_falling_is_not_flat_and_the_cause_names_its_numbers():
