@@ -24,7 +24,7 @@ LOOK: dict[str, dict[str, Any]] = {
 }
 """Verdict -> its mark; colours are told apart with every common colour blindness."""
 POINTS, COLUMNS, MOST_LINES, MOST_ROWS = 14, 3, 18, 10
-LETTER = 0.58  # mean width of a letter of English in this font, in multiples of its size
+LETTER = 0.54  # mean width of a letter of English in this font, in multiples of its size
 UNITS = {"nats per token": "nats", "share of 2-grams": "of 2-grams", "share of 4-grams": "of 4-grams"}
 """How a unit is written where there is little room."""
 
@@ -33,6 +33,13 @@ def verdict_counts(table: pd.DataFrame) -> dict[str, int]:
     """Verdict -> number of claims, in the order of LOOK, without those that do not occur."""
     found = table["verdict"].value_counts()
     return {word: int(found[word]) for word in LOOK if word in found}
+
+
+def counted(counts: dict[str, int]) -> str:
+    """Counts of verdicts as part of a sentence: "10 hold, 1 fails, 14 depend, 7 stay open"."""
+    plural = {"holds": "hold", "fails": "fail", "depends": "depend", "open": "stay open"}
+    single = {"open": "stays open"}
+    return ", ".join(f"{n} {single.get(word, word) if n == 1 else plural[word]}" for word, n in counts.items())
 
 
 def effect_words(effect: float | None, interval: Any, unit: str) -> str:

@@ -80,8 +80,8 @@ def less_human(table: pd.DataFrame, arm: str, setting: str, measure: str) -> Con
 
 def step(table: pd.DataFrame, arm: str, first: str, second: str, measure: str) -> Contrast:
     """Contrast of two samplers on the same models, where both have a value: first less second."""
-    both = (values_of(table, arm, setting, measure) for setting in (first, second))
-    return _known(*both, f"{arm} at {first} and {second}: {measure}")
+    one, other = (values_of(table, arm, setting, measure) for setting in (first, second))
+    return _known(one, other, f"{arm} at {first} and {second}: {measure}")
 
 
 def _known(first: Sequence[float], second: Sequence[float], what: str) -> Contrast:
@@ -207,12 +207,15 @@ def shipped_repetition(lab: Lab, judge: Run) -> dict[str, Difference]:
     """Family -> repetition of the shipped model's greedy text less that of human text, as notebook 03 has it."""
     own, grid = QualityStudy(judge, **BEGINNINGS | {"stories": 128}), sampler_grid("top-p", SHIPPED_P)
     human = lab.measure("human-text", own.human, **own.key)
-    found = {}
-    for family, source in generators(lab, PROMPT).items():
-        records = lab.measure("text-quality", lambda s=source: own.measure(s, grid), source=source.identity,
-                              settings=grid, **own.key)  # fmt: skip
-        found[family] = difference(records[GREEDY], human, "repetition", claims=3)
-    return found
+
+    def records(source: Source) -> dict[str, Record]:
+        return lab.measure("text-quality", lambda: own.measure(source, grid), source=source.identity, settings=grid,
+                           **own.key)  # fmt: skip
+
+    return {
+        family: difference(records(source)[GREEDY], human, "repetition", claims=3)
+        for family, source in generators(lab, PROMPT).items()
+    }
 
 
 def claims_decoding(lab: Lab) -> list[Verdict]:

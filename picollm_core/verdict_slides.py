@@ -45,7 +45,6 @@ MADE_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "kgram-highest-perplexity": (WINDOW, ("loss at k",)),
     "kgram-richest-diversity": (WINDOW, ("distinct-2",)),
     "kgram-incoherent-at-any-p": (WINDOW, ("loss at k",)),
-    "k-lowers-loss": (WINDOW, ("k = ",)),
     "onehot-lower": (WEIGHTS, ("weights",)),
     "onehot-gap-grows-with-k": (WEIGHTS, ("weights",)),
 }

@@ -103,7 +103,8 @@ def test_ctrl_c_says_one_line_keeps_what_has_ended_and_leaves_no_worker(folder):
     )
     command = [sys.executable, "-c", "from picollm_core.cli import main; main()", "sweep", "runs.py", "--n-jobs", "2"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=folder, start_new_session=True, **pipes)
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}  # not so under `make &`
+    process = subprocess.Popen(command, cwd=folder, start_new_session=True, **pipes, **heard)
     wait_for(lambda: list(folder.glob("artefacts/runs/*/summary.json")))
     workers = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)  # what the terminal does

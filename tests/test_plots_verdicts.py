@@ -7,6 +7,7 @@ from picollm_core.claims import CLAIMS
 from picollm_core.plots_verdicts import (
     LOOK,
     MOST_ROWS,
+    counted,
     effect_words,
     pages,
     plot_verdict_map,
@@ -63,6 +64,10 @@ def test_pages_of_one_source_are_of_nearly_equal_length():
     assert "page" in pages(table())
     with pytest.raises(ValueError, match="most is 0"):
         pages(table(), most=0)
+
+
+def test_counts_become_part_of_a_sentence():
+    assert counted({"holds": 2, "fails": 1, "depends": 3, "open": 1}) == "2 hold, 1 fails, 3 depend, 1 stays open"
 
 
 def test_effects_become_words():
