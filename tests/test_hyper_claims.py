@@ -1,12 +1,8 @@
 """Verdicts on claims about hyperparameters follow from the numbers: turned round, they turn the verdict round."""
 
-import numpy as np
-import pandas as pd
 import pytest
 
-from picollm_core.analysis import comparison_table
 from picollm_core.claims import CLAIMS
-from picollm_core.config import RunConfig
 from picollm_core.contrasts import Contrast
 from picollm_core.hyper_claims import (
     claims_hyperparameters,
@@ -16,36 +12,11 @@ from picollm_core.hyper_claims import (
     judge_widths,
     several,
 )
-from picollm_core.hyper_design import BASE, FAMILIES, Change, whole_design
-from picollm_core.hyper_design_claims import (
-    accuracy_of_last_batch,
-    judge_context_of_lstm,
-    judge_correlation,
-    judge_design,
-    judge_residuals,
-)
+from picollm_core.hyper_design import FAMILIES
 from picollm_core.hyper_study import CONFOUNDED, Arm
-from picollm_core.presets import run_config
-from picollm_core.runs import Run
+from tests.hyper_values import arm, made_design
 
-NOISE = np.random.default_rng(0).normal(0, 0.002, 5)
 COLUMNS = ["n_embd", "n_layer", "learning_rate", "train_loss", "accuracy", "perplexity", "nll"]
-
-
-def run(family: str, name: str, seed: int, nll: float, accuracy: float = 0.3, **settings) -> Run:
-    config = run_config(RunConfig(model=BASE[family]), seed=seed, learning_rate=0.1 + seed / 1e4, **settings)
-    summary = {"nll": nll, "perplexity": np.exp(nll), "accuracy": accuracy, "train_loss": 4.0, "steps": 40,
-               "tokens_seen": 1_000, "n_stories": 3, "n_bytes": 9}  # fmt: skip
-    context = {"fingerprint": f"{family} {name} {seed}", "corpora": ["x"], "corpus_hashes": ["y"]}
-    return Run(config, context, summary, {}, pd.DataFrame())
-
-
-def arm(family: str, label: str, nll: float, seeds: int = 5, accuracy: float = 0.3, **settings) -> Arm:
-    runs = [
-        run(family, label, s, nll + NOISE[s] * (1 + len(label) % 3), accuracy + s / 1e4, **settings)
-        for s in range(seeds)
-    ]
-    return Arm(family, None if label == "base" else Change("x", label), 0.1, {}, tuple(runs))
 
 
 def width_arms(narrow=4.3, base=4.2, wide=4.1, seeds=5):
@@ -125,70 +96,8 @@ def test_three_configurations_rank_their_choices_only_if_each_alone_goes_the_sam
     assert mixed.effect == pytest.approx(-1.0, abs=0.02)
 
 
-@pytest.fixture
-def design() -> tuple[pd.DataFrame, list[Run]]:
-    """Runs of the real design whose loss follows width and family; accuracy is the loss seen with noise."""
-    generator = np.random.default_rng(1)
-    runs = []
-    for number, row in enumerate(whole_design(16).to_dict("records")):
-        given = {
-            k: v if isinstance(v, str) else int(v)
-            for k, v in row.items()
-            if v == v and k not in ("rate_factor", "seed")
-        }
-        family = given.pop("family")
-        nll = 5 - 0.2 * np.log2(given["n_embd"]) + {"kgram": 0, "lstm": 0.5, "transformer": 0.1}[family]
-        nll += generator.normal(0, 0.05)
-        made = run(family, "design", number, nll, 0.9 - 0.13 * nll + generator.normal(0, 0.002), **given)
-        made.summary["train_loss"] = nll + generator.normal(0, 0.5)
-        runs.append(made)
-    table = comparison_table(runs)
-    return table.assign(relative_rate=whole_design(16)["rate_factor"].to_numpy()), runs
-
-
-def test_all_eight_claims_are_judged_once_and_trace_to_their_runs(design):
+def test_all_eight_claims_are_judged_once_and_trace_to_their_runs():
     grids = {family: grid(family, 4.0, 4.1) for family in ("kgram", "transformer")}
-    found = claims_hyperparameters(width_arms(), grids, three(), *design, COLUMNS)
+    found = claims_hyperparameters(width_arms(), grids, three(), *made_design(), COLUMNS)
     assert len({each.id for each in found}) == len(found) == 8
     assert all(each.id in CLAIMS and each.runs and each.contrast for each in found)
-
-
-def test_k_fails_for_a_family_that_has_none_and_dealt_labels_show_no_effect_on_average(design):
-    found = judge_context_of_lstm(*design)
-    assert found.verdict == "fails"
-    assert abs(found.effect) < 0.05
-    low, high = found.interval
-    assert low < -0.1 < 0.1 < high
-    assert len(found.runs) == 16
-
-
-def test_accuracy_is_the_strongest_only_if_no_other_number_may_be_as_strong(design):
-    table, runs = design
-    found = judge_correlation(table, runs, COLUMNS)
-    assert found.verdict == "holds"
-    assert found.effect < -0.9
-    assert "-0.80 lies outside" in found.cause
-    assert found.effect < accuracy_of_last_batch(table) < 0  # 56 tokens blur it
-    stronger = table.assign(
-        train_loss=table["nll"], accuracy=table["accuracy"].sample(frac=1, random_state=0).to_numpy()
-    )
-    assert judge_correlation(stronger, runs, COLUMNS).verdict == "fails"
-
-
-def test_correlated_settings_are_a_matter_of_the_list(design):
-    table, runs = design
-    assert judge_design(table, runs).verdict == "depends"
-    together = table.assign(
-        block_size=table["n_embd"], n_layer=table["n_embd"].rank(), batch_size=table["n_embd"] + table["seed"] / 100
-    )
-    assert judge_design(together, runs).verdict == "holds"
-
-
-def test_the_bias_of_a_family_is_that_of_a_regression_that_leaves_families_out(design):
-    table, runs = design
-    found = judge_residuals(table, runs)
-    assert found.effect > 0.2  # LSTM runs were made 0.5 worse and the fit cannot know it
-    assert found.interval[0] > 0
-    assert "it is 0.00 by construction" in found.cause
-    least = table.assign(nll=table["nll"] - 0.3 * (table["family"] == "lstm") + 0.6 * (table["family"] == "kgram"))
-    assert judge_residuals(least, runs).verdict == "fails"
