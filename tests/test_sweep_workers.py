@@ -10,7 +10,6 @@ from picollm_core.sweep_workers import VARIABLES, Place, Task, train_task
 from picollm_core.train import load_data
 from tests.test_sweep import config, folder  # noqa: F401  (a fixture)
 
-
 VARIABLES_HERE = ["PICOLLM_OLD", "PICOLLM_PROFILE", *(name for name in os.environ if name.startswith(VARIABLES))]
 
 
