@@ -68,7 +68,7 @@ _ROWS = (
     ("kgram-incoherent-at-any-p", "slides", "text of the k-gram is incoherent at every p", "decoding"),
     ("no-row-sampling-loses-nothing", "slides", "visiting every row, in place of drawing rows, keeps training data "
      "from being lost", "conclusion, data loader"),
-    ("perplexity-accuracy-of-001", "page", "one model has a validation loss of 1.665, a perplexity of 6.389 and a "
+    ("loss-perplexity-accuracy-agree", "page", "one model has a validation loss of 1.665, a perplexity of 6.389 and a "
      "token accuracy of 73.21%", "best results"),
     ("kv-cache-transformer-better", "page", "the KV-cached Transformer is the better model", "model comparisons"),
     ("transformer-lowest-perplexity-highest-accuracy", "page", "the Transformer has the lowest perplexity and the "

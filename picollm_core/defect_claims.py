@@ -73,7 +73,7 @@ def judge_page(lab: Lab) -> Verdict:
     contrast = "perplexity given, less exp(validation loss given); 0 if both describe one text"
     word: Word = "fails" if abs(given - implied) > 0.01 else "open"
     runs = _names(lab, since)
-    return Verdict("perplexity-accuracy-of-001", contrast, given - implied, None, "perplexity", runs, word, cause)
+    return Verdict("loss-perplexity-accuracy-agree", contrast, given - implied, None, "perplexity", runs, word, cause)
 
 
 @torch.no_grad()
@@ -171,7 +171,8 @@ def judge_inputs(lab: Lab) -> Verdict:
     study = Evidence(contrasts)
 
     def best_of(without: str) -> Word:
-        return study.word([name for name in contrasts if not name.endswith(f"less {without}")], "below")
+        left = [name for name in contrasts if not name.endswith(f"less {without}")]
+        return study.word(left, "below") if left else "open"  # the quick profile trains one rival alone
 
     words = {"equal width": best_of("one-hot, equal parameters"), "equal parameters": best_of("one-hot")}
     name, shown = study.weakest([f"loss less {rival}" for rival in rivals], "below")

@@ -26,7 +26,7 @@ from tests.conftest import TINY, VOCAB
 from tests.saved_models import save_families
 
 CLAIMED = {
-    "perplexity-accuracy-of-001",
+    "loss-perplexity-accuracy-agree",
     "kv-cache-transformer-better",
     "no-row-sampling-loses-nothing",
     "gptoss-starts-lower",
@@ -56,7 +56,7 @@ def test_every_claim_gets_one_verdict_and_one_seed_decides_no_contrast(lab):
     assert {each.id for each in verdicts} == CLAIMED
     assert len(verdicts) == len(JUDGES) == len(CLAIMED)
     decided = {each.id for each in verdicts if each.verdict != "open"}
-    assert decided == {"perplexity-accuracy-of-001", "kv-cache-transformer-better"}  # exact, and over passages
+    assert decided == {"loss-perplexity-accuracy-agree", "kv-cache-transformer-better"}  # exact, and over passages
     assert all(each.cause for each in verdicts)
 
 
