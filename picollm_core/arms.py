@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from picollm_core.analysis_table import ANY_TOKENIZER
 from picollm_core.config import ModelConfig, RunConfig, require
 from picollm_core.lab import Lab
 from picollm_core.runs import Run
@@ -70,8 +71,30 @@ def train_arms(
     return {name: [runs[config] for config in own] for name, own in configs.items()}
 
 
+def _require_one_text(arms: Mapping[str, Sequence[Run]], column: str) -> None:
+    """ValueError, with both values, where two runs were trained or scored on different texts, or, unless `column` is
+    comparable across tokenizers, cut them differently."""
+    first: dict[str, tuple[Any, str]] = {}
+    for name, run in ((name, run) for name, runs in arms.items() for run in runs):
+        tokenizer = None if column in ANY_TOKENIZER else run.config.data.tokenizer
+        told = {"corpus hashes": run.context.get("corpus_hashes"), "tokenizer": tokenizer,
+                "held-out bytes": run.summary.get("n_bytes")}  # fmt: skip
+        for what, value in told.items():
+            known, other = first.setdefault(what, (value, name))
+            require(
+                value == known,
+                f"{column} of arms {other!r} and {name!r} cannot be compared: {what} {known} and {value}; "
+                "train and evaluate all arms on the same text",
+            )
+
+
 def values(arms: Mapping[str, Sequence[Run]], column: str = "bits_per_byte") -> pd.DataFrame:
-    """One number of every run's summary: a row a seed, a column an arm."""
+    """One number of every run's summary: a row a seed, a column an arm.
+
+    Raises ValueError for arms that were trained or evaluated on different texts; analysis.require_comparable checks
+    whole tables, and more.
+    """
+    _require_one_text(arms, column)
     columns = {name: {run.config.train.seed: run.summary[column] for run in runs} for name, runs in arms.items()}
     return pd.DataFrame(columns).rename_axis(index="seed")
 

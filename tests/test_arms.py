@@ -46,6 +46,26 @@ def test_arms_train_at_their_own_rates_with_the_same_seeds(lab):
     assert table["narrow"].nunique() == 2
 
 
+@pytest.mark.parametrize(
+    ("other", "column", "reason"),
+    [
+        ({"corpus": ("other.txt",)}, "bits_per_byte", "corpus hashes"),
+        ({"tokenizer": "gpt2"}, "nll", "tokenizer stories-4k and gpt2"),
+        ({"final_stories": 1}, "bits_per_byte", "held-out bytes"),
+    ],
+)
+def test_arms_on_different_texts_are_refused_with_both_values(lab, tmp_path, other, column, reason):
+    (tmp_path / "other.txt").write_text("\n".join(f"a {n} dog lay on mats {n}" for n in range(400)))
+    arms = {"one": [lab.train(KGramConfig(n_embd=8))], "two": [lab.train(KGramConfig(n_embd=8), **other)]}
+    with pytest.raises(ValueError, match=f"'one' and 'two' cannot be compared: {reason}"):
+        values(arms, column)
+
+
+def test_bits_per_byte_compare_across_tokenizers(lab):
+    arms = {name: [lab.train(KGramConfig(n_embd=8), tokenizer=name)] for name in ("stories-4k", "gpt2")}
+    assert values(arms).columns.tolist() == ["stories-4k", "gpt2"]
+
+
 def test_a_run_that_diverges_counts_as_infinite_and_does_not_stop_the_others(lab):
     arms = {"k-gram": KGramConfig(n_embd=8)}
     losses = tune_arms(lab, arms, (0.01, 1e38), steps=4, optimizer="sgd", grad_clip=math.inf, precision="float32")
