@@ -95,7 +95,9 @@ def with_vocabulary(
             for row in rows.itertuples()
         )
         cause = (
-            "" if each.verdict == "holds" else f"{each.cause}. With GPT-2's 50,257 tokens, a ninth of a pass: {said}"
+            ""
+            if each.verdict == "holds"
+            else f"{each.cause}. With GPT-2's 50,257 tokens, a ninth of a pass, rates carried over: {said}"
         )
         return replace(each, cause=cause, runs=(*each.runs, *fingerprints(*runs.values())))
 

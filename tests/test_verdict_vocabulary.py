@@ -59,7 +59,7 @@ def test_a_cause_gains_what_the_large_vocabulary_says_and_its_runs():
     table = vocabulary_table(BOTH)
     asked = [judged("lstm-best-at-pico"), judged("kgram-highest-perplexity", "holds"), judged("onehot-lower")]
     first, second, third = with_vocabulary(asked, table, BOTH[LARGE])
-    assert "50,257 tokens, a ninth of a pass: LSTM less" in first.cause
+    assert "50,257 tokens, a ninth of a pass, rates carried over: LSTM less" in first.cause
     assert first.cause.count("bits a byte") == 3
     assert second.cause == ""
     assert "large LSTM0" in second.runs
