@@ -51,10 +51,11 @@ class Failure:
         return self.kind == DIVERGED
 
     def describe(self) -> str:
-        """One line: model, corpus, seed, error."""
+        """One line: model, corpus, width, rate, seed, error."""
         corpora, train = "+".join(self.config.data.corpus), self.config.train
         rate = f"learning rate {train.learning_rate:g}, seed {train.seed}"
-        return f"{self.config.model.family} on {corpora}, {rate}: {self.kind}: {self.error}"
+        model = f"{self.config.model.family} on {corpora}, width {self.config.model.n_embd}"
+        return f"{model}, {rate}: {self.kind}: {self.error}"
 
 
 def run_row(run: Run) -> dict[str, str | float | None]:
