@@ -260,7 +260,7 @@ def test_anything_but_a_list_of_configurations_is_refused(configs, message):
 
 def test_complete_raises_the_first_failure_and_counts_the_rest():
     failures = (Failure(config(), "the loss became nan", "TrainingDiverged"), Failure(config(seed=1), "no"))
-    with pytest.raises(TrainingDiverged, match=r"kgram on text.txt, learning rate .*nan \(and 1 more\)"):
+    with pytest.raises(TrainingDiverged, match=r"kgram on text.txt, width 8, learning rate .*nan \(and 1 more\)"):
         Sweep((), failures).complete()
     with pytest.raises(ValueError, match="seed 1: ValueError: no"):
         Sweep((), failures[1:]).complete()
