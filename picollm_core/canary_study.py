@@ -14,7 +14,7 @@ from picollm_core.config import Config, RunConfig, require
 from picollm_core.evaluate import evaluate
 from picollm_core.lab import Lab
 from picollm_core.models import build_model
-from picollm_core.overfit_runs import Arm, make_trainer
+from picollm_core.overfit_runs import Arm, make_trainer, measured_arm
 from picollm_core.tokenizers import load_tokenizer
 from picollm_core.train import load_data
 from picollm_core.trainer import seeded
@@ -115,14 +115,7 @@ def canary_run(config: RunConfig, setting: CanarySetting) -> dict[str, Any]:
 
 def canary_arm(lab: Lab, config: RunConfig, setting: CanarySetting, seeds: Sequence[int]) -> Arm:
     """`canary_run` for every seed, recorded by the lab as one measurement."""
-
-    def compute() -> list[dict[str, Any]]:
-        return [canary_run(config.replace(train=config.train.replace(seed=seed)), setting) for seed in seeds]
-
-    base = config.replace(train=config.train.replace(seed=0))
-    given = {"config": base.fingerprint(), "setting": setting.to_dict(), "seeds": list(seeds)}
-    results = lab.measure("canaries", compute, family=config.model.family, **given)
-    return Arm(results, lab.used[-1])
+    return measured_arm(lab, "canaries", canary_run, config, setting, seeds)
 
 
 def exposure_table(arms: dict[str, Arm], column: str = "exposure") -> pd.DataFrame:

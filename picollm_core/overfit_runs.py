@@ -5,7 +5,7 @@ on whole stories, so their difference is a gap and nothing else. Learning rates 
 that falls to 0 would end the fit whatever the text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -200,16 +200,28 @@ class Arm:
         return sum(float(result["seconds"]) for result in self.results)
 
 
-def overfit_arm(lab: Lab, config: RunConfig, setting: Setting, seeds: Sequence[int]) -> Arm:
-    """`overfit_run` for every seed, recorded by the lab as one measurement."""
+def measured_arm(
+    lab: Lab,
+    name: str,
+    train: Callable[[RunConfig, Any], dict[str, Any]],
+    config: RunConfig,
+    setting: Config,
+    seeds: Sequence[int],
+) -> Arm:
+    """What `train` gives for every seed, recorded by the lab as one measurement called `name`."""
 
     def compute() -> list[dict[str, Any]]:
-        return [overfit_run(config.replace(train=config.train.replace(seed=seed)), setting) for seed in seeds]
+        return [train(config.replace(train=config.train.replace(seed=seed)), setting) for seed in seeds]
 
     base = config.replace(train=config.train.replace(seed=0))
     given = {"config": base.fingerprint(), "setting": setting.to_dict(), "seeds": list(seeds)}
-    results = lab.measure("overfitting", compute, family=config.model.family, **given)
+    results = lab.measure(name, compute, family=config.model.family, **given)
     return Arm(results, lab.used[-1])
+
+
+def overfit_arm(lab: Lab, config: RunConfig, setting: Setting, seeds: Sequence[int]) -> Arm:
+    """`overfit_run` for every seed, recorded by the lab as one measurement."""
+    return measured_arm(lab, "overfitting", overfit_run, config, setting, seeds)
 
 
 def best_rate(

@@ -139,15 +139,17 @@ def judge_context(
     word_wide, word_fair = wide.word(list(wide.contrasts), "below"), equal.word(list(equal.contrasts), "below")
     arm, effect = wide.weakest(list(wide.contrasts), "below")
     other, least = equal.weakest(list(equal.contrasts), "below")
+    wide_said, fair_said = f"at width 32 less {arm}", f"at equal weights less {other}"
+    what, shown = (fair_said, least) if least.mean > effect.mean else (wide_said, effect)
     top = concluded(
         "k5-onehot-best",
-        f"k = 5 one-hot less the other five at width 32, held-out loss; closest is {arm} (k, input, width)",
-        effect,
+        f"k = 5 one-hot less its closest rival of the other five (k, input, width), held-out loss: {what}",
+        shown,
         together(word_wide, word_fair),
         unit="nats per token",
         runs=runs,
-        cause=f"at equal width it {told(word_wide)}; at equal weights it {told(word_fair)}: {spoken(least)} nats "
-        f"against {other}",
+        cause=f"at equal width it {told(word_wide)}, {spoken(effect)} nats against {arm}; at equal weights it "
+        f"{told(word_fair)}, {spoken(least)} nats against {other}",
     )
     return [rising, top]
 
