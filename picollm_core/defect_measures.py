@@ -18,7 +18,7 @@ from picollm_core.evaluate import EncodedStories
 from picollm_core.inference import evaluation_mode
 from picollm_core.losses import IGNORE, token_nll
 from picollm_core.models import LanguageModel, build_model
-from picollm_core.sampling import top_p_filter, top_p_filter_by_sorting
+from picollm_core.nucleus import top_p_filter, top_p_filter_by_sorting
 
 DRAWN_STREAM = 3  # beside the streams of batches.py and interpret/induction.py, which draw from the same seed
 

@@ -15,7 +15,9 @@ from picollm_core.models.base import LanguageModel
 
 IGNORE = -100  # a target that is not scored, as in torch.nn.functional.cross_entropy
 _CHUNK_BYTES = 16_000_000  # measured: smaller chunks waste the matrix product, larger ones fall out of the cache
-_WIDE, _WIDE_FACTOR = 128, 4  # above this width the products outweigh the softmax and want more rows at a time
+_WIDE, _WIDE_FACTOR = 128, 8  # above this width the products outweigh the softmax and want more rows at a time
+_LANES = 32  # a multiple of this many rows fills the processor's vectors
+_PIECE = 4096  # rows of the weight's gradient added up at a time, so that their copy in its type stays in the cache
 _UNDERFLOW = 1e-20  # below this a probability in low precision says too little about its logarithm
 
 
@@ -27,41 +29,46 @@ def full_logits_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 def _chunk_rows(weight: Tensor) -> int:
     """How many rows of logits to hold at a time for a head `weight` (V, C)."""
     budget = _CHUNK_BYTES * (_WIDE_FACTOR if weight.size(1) > _WIDE else 1)
-    return max(1, budget // (weight.size(0) * weight.element_size()))
+    rows = budget // (weight.size(0) * weight.element_size())
+    return max(1, rows // _LANES * _LANES or rows)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Mean cross-entropy whose gradients are computed with the loss, chunk by chunk.
 
     d loss / d logits = (softmax(logits) - onehot(target)) / N, so each chunk's logits can be overwritten by their
-    gradient, multiplied into the two results and forgotten. Matrix products take the type of `hidden` and `weight`;
-    sums over chunks are kept in the type of `master_weight`.
+    softmax, multiplied into the two results and forgotten. The one-hot part is a single row a token in each result and
+    needs no chunk. Matrix products take the type of `hidden` and `weight`; sums over chunks are kept in the type of
+    `master_weight`.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, master_weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
-        n, weight = targets.numel(), master_weight.to(dtype)
+        n, weight, rounded = targets.numel(), master_weight.to(dtype), hidden.to(dtype)
         rows, lowered = _chunk_rows(weight), dtype != master_weight.dtype
         grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(master_weight)
         nll = torch.zeros((), dtype=torch.float64 if dtype == torch.float64 else torch.float32, device=hidden.device)
         buffer = weight.new_empty(min(rows, n), weight.size(0))
         product = torch.empty_like(weight) if lowered else weight  # one buffer for all chunks: fresh memory is slow
         for start in range(0, n, rows):
-            h, target = hidden[start : start + rows].to(dtype), targets[start : start + rows, None]
+            h, target = rounded[start : start + rows], targets[start : start + rows, None]
             logits = torch.mm(h, weight.T, out=buffer[: len(h)])  # (rows, V)
-            grad = torch.softmax(logits, dim=-1, out=logits)
-            likelihood = grad.gather(1, target).to(nll.dtype)
+            p = torch.softmax(logits, dim=-1, out=logits)
+            likelihood = p.gather(1, target).to(nll.dtype)
             nll -= likelihood.clamp_min(_UNDERFLOW).log().sum()
             lost = (likelihood < _UNDERFLOW).squeeze(1)
             if lost.any():
                 exact = F.cross_entropy((h[lost] @ weight.T).to(nll.dtype), target[lost, 0], reduction="sum")
                 nll += exact + likelihood[lost].clamp_min(_UNDERFLOW).log().sum()
-            grad.scatter_add_(1, target, torch.full_like(target, -1, dtype=grad.dtype))
-            grad_hidden[start : start + rows] = grad @ weight
+            grad_hidden[start : start + rows] = p @ weight
             if lowered:
-                grad_weight += torch.mm(grad.T, h, out=product)
+                torch.mm(p.T, h, out=product)
+                for total, part in zip(grad_weight.split(_PIECE), product.split(_PIECE), strict=True):
+                    total += part
             else:
-                grad_weight.addmm_(grad.T, h)
+                grad_weight.addmm_(p.T, h)
+        grad_hidden -= weight[targets]
+        grad_weight.index_add_(0, targets, rounded.to(grad_weight.dtype), alpha=-1)
         ctx.gradients = grad_hidden.div_(n), grad_weight.div_(n)
         return (nll / n).to(hidden.dtype if dtype == torch.float64 else torch.float32)
 

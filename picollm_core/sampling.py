@@ -18,8 +18,9 @@ from torch import Tensor
 from picollm_core.config import SamplingConfig, require
 from picollm_core.inference import evaluation_mode, require_same_vocabulary
 from picollm_core.models.base import LanguageModel
+from picollm_core.nucleus import keep_largest, top_p_filter
 
-NUCLEUS_WIDTHS = (64, 512, 4096)  # how many of the largest logits are looked at, in turn, before all are sorted
+_MANY = 8  # above a share of 1 / _MANY of the vocabulary, tokens are drawn from without being picked out first
 
 
 def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
@@ -43,21 +44,12 @@ def repetition_penalty(logits: Tensor, previous: Tensor, penalty: float) -> Tens
     return logits.scatter(-1, previous, torch.where(seen > 0, seen / penalty, seen * penalty))
 
 
-def _keep_largest(logits: Tensor, threshold: Tensor, count: Tensor | int) -> Tensor:
-    """The `count` largest logits of every row, -inf elsewhere, given each row's count-th largest value (..., 1)."""
-    kept = logits >= threshold  # (..., V)
-    if bool((kept.count_nonzero(-1).unsqueeze(-1) > count).any()):  # ties at the threshold: lower ids come first
-        larger, tied = logits > threshold, logits == threshold
-        kept = larger | (tied & (tied.cumsum(-1) <= count - larger.sum(-1, keepdim=True)))
-    return torch.where(kept, logits, -math.inf)
-
-
 def top_k_filter(logits: Tensor, k: int) -> Tensor:
     """Exactly the k largest logits of (..., V), or all when k >= V. Raises ValueError when k < 1."""
     require(k >= 1, f"top_k is {k}; it must be at least 1")
     if k >= logits.size(-1):
         return logits
-    return _keep_largest(logits, logits.topk(k, dim=-1).values[..., -1:], k)
+    return keep_largest(logits, logits.topk(k, dim=-1).values[..., -1:], k)
 
 
 def min_p_filter(logits: Tensor, min_p: float) -> Tensor:
@@ -70,44 +62,6 @@ def min_p_filter(logits: Tensor, min_p: float) -> Tensor:
         return logits
     below_largest = logits.double() - logits.amax(-1, keepdim=True).double()
     return torch.where(below_largest >= math.log(min_p), logits, -math.inf)
-
-
-def _require_p(p: float) -> None:
-    require(0 < p <= 1, f"top_p is {p}; it must lie in (0, 1], where 1 keeps every token")
-
-
-def top_p_filter(logits: Tensor, p: float) -> Tensor:
-    """The nucleus of logits (..., V): the fewest most probable tokens whose mass is at least p, -inf elsewhere.
-
-    Holtzman et al. 2019, arXiv 1904.09751, equation 2: mass(k) >= p > mass(k - 1), so the token that crosses p is
-    inside. p = 1 changes nothing and p -> 0 leaves the argmax. Only the largest logits are sorted, as many as the
-    nucleus needs; the result is that of `top_p_filter_by_sorting`. Raises ValueError when p is outside (0, 1].
-    """
-    _require_p(p)
-    if p == 1:
-        return logits
-    vocab_size = logits.size(-1)
-    probabilities = torch.softmax(logits, -1, dtype=torch.float64)  # (..., V)
-    for width in (*NUCLEUS_WIDTHS, vocab_size):
-        whole = width >= vocab_size
-        largest, ids = logits.sort(-1, descending=True) if whole else logits.topk(width, dim=-1)
-        mass = probabilities.gather(-1, ids).cumsum(-1)  # (..., width)
-        if whole or bool((mass[..., -1] >= p).all()):
-            break
-    before = (mass < p).sum(-1, keepdim=True).clamp(max=mass.size(-1) - 1)  # tokens ahead of the one that crosses p
-    return _keep_largest(logits, largest.gather(-1, before), before + 1)
-
-
-def top_p_filter_by_sorting(logits: Tensor, p: float) -> Tensor:
-    """`top_p_filter` as the definition reads, by a stable sort of everything: the truth for the fast one."""
-    _require_p(p)
-    if p == 1:
-        return logits
-    order = logits.argsort(dim=-1, descending=True, stable=True)  # (..., V), of equal logits the lower id first
-    mass = torch.softmax(logits, -1, dtype=torch.float64).gather(-1, order).cumsum(-1)
-    crossing = (mass < p).sum(-1, keepdim=True)
-    inside = torch.arange(logits.size(-1), device=logits.device) <= crossing
-    return torch.where(torch.zeros_like(inside).scatter(-1, order, inside), logits, -math.inf)
 
 
 def truncate(logits: Tensor, sampling: SamplingConfig, previous: Tensor | None = None) -> Tensor:
@@ -133,16 +87,21 @@ def _require_finite(largest: Tensor) -> None:
 
 def _draw(logits: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
     """`draw`, and the number of tokens that each row was drawn from: (B,) and (B,)."""
-    largest = logits.amax(-1)  # (B,)
+    largest = logits.amax(-1, keepdim=True)  # (B, 1)
     _require_finite(largest)
-    rows, ids = (logits > -math.inf).nonzero(as_tuple=True)  # (N,) each, N tokens kept in all rows together
-    counts = torch.bincount(rows, minlength=logits.size(0))  # (B,)
+    uniform = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in generators]).to(logits.device)
+    kept = logits > -math.inf
+    counts = kept.count_nonzero(-1)  # (B,)
+    if int(counts.sum()) * _MANY > logits.numel():
+        cumulative = (logits.double() - largest).exp_().cumsum(-1)  # (B, V); tokens left out add nothing
+        place = torch.searchsorted(cumulative, uniform.unsqueeze(-1) * cumulative[:, -1:], right=True)
+        return place.squeeze(-1), counts
+    rows, ids = kept.nonzero(as_tuple=True)  # (N,) each, N tokens kept in all rows together
     first = counts.cumsum(0) - counts
-    weights = (logits[rows, ids].double() - largest.double()[rows]).exp()
+    weights = (logits[rows, ids].double() - largest.double()[rows, 0]).exp()
     table = weights.new_zeros(logits.size(0), int(counts.max()))
     table[rows, torch.arange(rows.numel(), device=rows.device) - first[rows]] = weights
     cumulative = table.cumsum(-1)  # (B, most tokens kept in a row)
-    uniform = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in generators]).to(logits.device)
     place = torch.searchsorted(cumulative, (uniform * cumulative[:, -1]).unsqueeze(-1), right=True)
     return ids[first + place.squeeze(-1)], counts
 

@@ -26,8 +26,9 @@ from picollm_core.lab import Lab
 from picollm_core.loading import SHIPPED_DIR, load_model
 from picollm_core.losses import token_nll
 from picollm_core.models.base import LanguageModel
+from picollm_core.nucleus import top_p_filter
 from picollm_core.runs import Run
-from picollm_core.sampling import encode_prompt, generate_batch, stream, top_p_filter
+from picollm_core.sampling import encode_prompt, generate_batch, stream
 from picollm_core.token_store import token_store
 from picollm_core.train import load_data, validation_texts
 

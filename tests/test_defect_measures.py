@@ -24,7 +24,7 @@ from picollm_core.defect_measures import (
 from picollm_core.evaluate import encode_stories
 from picollm_core.losses import next_token_loss
 from picollm_core.models import build_model
-from picollm_core.sampling import top_p_filter
+from picollm_core.nucleus import top_p_filter
 from picollm_core.token_store import TokenStore
 from tests.conftest import TINY, VOCAB
 from tests.test_evaluate import BYTES, STORIES, tiny

@@ -9,15 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from picollm_core.config import SamplingConfig
+from picollm_core.nucleus import NUCLEUS_WIDTHS, top_p_filter, top_p_filter_by_sorting
 from picollm_core.sampling import (
-    NUCLEUS_WIDTHS,
     apply_temperature,
     draw,
     min_p_filter,
     repetition_penalty,
     top_k_filter,
-    top_p_filter,
-    top_p_filter_by_sorting,
     truncate,
 )
 

@@ -31,6 +31,9 @@ def distances(n_query: int, n_key: int, device: torch.device) -> Tensor:
     return place[n_key - n_query :, None] - place
 
 
+_SHORT = 512  # keys; from about 1,000 on the fused kernel is faster in bfloat16 as well
+
+
 class Scoring(NamedTuple):
     """What a layer of attention adds to the plain product of queries and keys."""
 
@@ -88,11 +91,28 @@ def _mask(q: Tensor, n_key: int, scoring: Scoring) -> Tensor | None:
     return torch.cat([seen, mask], dim=-1)
 
 
+def _short_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, scale: float) -> Tensor:
+    """softmax(q k^T scale, masked) v with weights (B, H, T, T) in the type of q.
+
+    On a processor three matrix products in bfloat16 train short windows two to seven times faster than the fused
+    kernel, which computes in float32.
+    """
+    if mask is None:
+        mask = causal_mask(q.size(-2), k.size(-2), q.device)
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -math.inf)
+    groups = q.size(1) // k.size(1)
+    k, v = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (k, v))
+    weights = ((q * scale) @ k.transpose(-2, -1) + mask.to(q)).softmax(dim=-1)  # (B, H, T, T)
+    return F.dropout(weights, dropout) @ v
+
+
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, scoring: Scoring = PLAIN) -> Tensor:
     """The same through F.scaled_dot_product_attention, with dropout on the weights.
 
     A sink is one more key in front, all zeros but for a 1 in an extra coordinate, where the queries hold the sink's
-    logit; its value is zero. A soft cap has no fast kernel and is computed as written.
+    logit; its value is zero. A soft cap has no fast kernel and is computed as written; so are short windows that train
+    in bfloat16 on a processor.
     """
     width = q.size(-1)
     if scoring.softcap is not None:
@@ -105,6 +125,10 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, scor
         q = torch.cat([q, sink.expand(*q.shape[:-1], 1)], dim=-1)  # (B, H, Tq, D + 1)
         k, v = F.pad(k, (0, 1, 1, 0)), F.pad(v, (0, 1, 1, 0))  # (B, Hkv, 1 + Tk, D + 1)
         k[:, :, 0, -1] = 1.0
+    low = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") and q.device.type == "cpu" else None
+    if low is not None and q.requires_grad and q.size(-2) > 1 and k.size(-2) <= _SHORT:
+        y = _short_attention(q.to(low), k.to(low), v.to(low), mask, dropout, width**-0.5)
+        return y[..., :width]
     y = F.scaled_dot_product_attention(
         q,
         k,

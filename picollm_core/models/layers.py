@@ -54,7 +54,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-        normed = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)
+        normed = F.rms_norm(wide, wide.shape[-1:], eps=self.eps)
         return (normed * self.weight).to(x.dtype)
 
 

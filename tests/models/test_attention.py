@@ -223,3 +223,38 @@ def test_streaming_with_window_sinks_and_groups_far_past_the_window_equals_the_f
         pieces.append(y)
     torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=1e-10, atol=1e-10)
     assert state.length == 5
+
+
+SCORINGS = {
+    "plain": Scoring(),
+    "window": Scoring(window=5),
+    "alibi": Scoring(slopes=alibi_slopes(4)),
+    "sinks": Scoring(sinks=torch.tensor([0.5, -1.0, 2.0, 0.0])),
+    "window, alibi and sinks": Scoring(window=7, slopes=alibi_slopes(4), sinks=torch.zeros(4)),
+}
+
+
+@pytest.mark.parametrize("scoring", SCORINGS.values(), ids=SCORINGS.keys())
+@pytest.mark.parametrize("n_kv_head", [4, 2, 1])
+def test_training_short_windows_in_bfloat16_equals_the_truth_to_its_precision(scoring, n_kv_head):
+    """On a processor a path of its own; outputs and gradients within a few roundings of 2^-8 of the float64 truth."""
+    q, k, v = (t.detach().float().requires_grad_() for t in qkv(2, 4, n_kv_head, 24, 24))
+    exact = [t.detach().double().requires_grad_() for t in (q, k, v)]
+    with torch.autocast("cpu", torch.bfloat16):
+        fast = causal_attention(q, k, v, scoring=scoring)
+    truth = reference_attention(*exact, scoring)
+    assert fast.dtype == torch.bfloat16
+    torch.testing.assert_close(fast.double(), truth, rtol=0.03, atol=0.03)
+    direction = torch.randn(truth.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    wanted = torch.autograd.grad((truth * direction).sum(), exact)
+    for a, b in zip(torch.autograd.grad((fast * direction).sum(), (q, k, v)), wanted, strict=True):
+        assert (a - b).norm() < 0.02 * b.norm()
+
+
+def test_training_short_windows_in_bfloat16_sees_no_later_key():
+    q, k, v = (t.detach().float().requires_grad_() for t in qkv(1, 2, 2, 8, 8))
+    with torch.autocast("cpu", torch.bfloat16):
+        before = causal_attention(q, k, v)
+        changed = causal_attention(q, k + torch.eye(8)[:, 6:7] * 50, v + torch.eye(8)[:, 6:7] * 50)
+    assert torch.equal(before[:, :, :6], changed[:, :, :6])
+    assert not torch.equal(before[:, :, 6:], changed[:, :, 6:])
