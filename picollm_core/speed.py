@@ -27,15 +27,19 @@ def peak_memory_mb() -> float:
     return psutil.Process().memory_info().rss / 1e6
 
 
-def _measure(config: RunConfig, updates: int) -> dict[str, float]:
-    """The child's part: warm-up, then the median over `updates`, on ids whose frequencies fall like 1 / rank."""
+def made_up_batches(config: RunConfig) -> PackedBatches:
+    """Batches of a run's size whose ids have frequencies that fall like 1 / rank: speed does not depend on the text."""
     model, train = config.model, config.train
     weights = 1 / np.arange(1, model.vocab_size + 1)
     n_tokens = train.batch_size * model.block_size * 4 + 1
     ids = np.random.default_rng(0).choice(model.vocab_size, n_tokens, p=weights / weights.sum()).astype(np.uint32)
-    batches = PackedBatches(
-        TokenStore(ids, np.array([0, n_tokens]), n_bytes=n_tokens), model.block_size, train.batch_size
-    )
+    store = TokenStore(ids, np.array([0, n_tokens]), n_bytes=n_tokens)
+    return PackedBatches(store, model.block_size, train.batch_size)
+
+
+def _measure(config: RunConfig, updates: int) -> dict[str, float]:
+    """The child's part: warm-up, then the median over `updates`."""
+    model, train, batches = config.model, config.train, made_up_batches(config)
     with seeded(0):
         trainer = Trainer(build_model(model), batches, train)
     seconds = []
