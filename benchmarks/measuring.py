@@ -1,5 +1,6 @@
 """What every benchmark shares: timing in turns, the statistics of a ratio, a row of the result, the machine."""
 
+import contextlib
 import os
 import platform
 import statistics
@@ -7,12 +8,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.targets import TARGETS
+from benchmarks.targets import REASONS, TARGETS
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,10 @@ class Row:
     notes: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, with the target and whether the median reached it."""
+        """JSON values, with the target, whether the median reached it, and the known reason where it did not."""
         target = TARGETS[self.name]
+        reached = target.reached(self.ratio)
+        reason = {} if reached or self.name not in REASONS else {"reason": REASONS[self.name]}
         return {
             "name": self.name,
             "peer": _rounded(self.peer),
@@ -80,11 +84,12 @@ class Row:
             "ratio": _rounded(self.ratio),
             "spread": [_rounded(value) for value in self.spread],
             "target": str(target),
-            "reached": target.reached(self.ratio),
+            "reached": reached,
             "repetitions": self.repetitions,
             "peer_is": self.peer_is,
             "ours_is": self.ours_is,
             "notes": self.notes,
+            **reason,
         }
 
 
@@ -140,6 +145,16 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that the peers come from or that do part of our own work."""
+    names = ("torch", "transformers", "tiktoken", "tokenizers", "numpy", "safetensors")
+    found = {}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 @contextmanager

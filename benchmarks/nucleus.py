@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import Row, Side, compare, in_turns, ratios
-from picollm_core.sampling import draw, top_p_filter, top_p_filter_by_sorting
+from picollm_core.nucleus import top_p_filter, top_p_filter_by_sorting
+from picollm_core.sampling import draw
 
 VOCAB_SIZE, P, VECTORS = 50_257, 0.95, 16
 

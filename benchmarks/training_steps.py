@@ -12,6 +12,7 @@ from benchmarks.measuring import Row, Side, compare, in_turns, ratios
 from picollm_core.batches import Batches, PackedBatches
 from picollm_core.config import ModelConfig, TrainConfig, TransformerConfig
 from picollm_core.models import LanguageModel, build_model
+from picollm_core.performance_curves import PEAK_SIZE, matrix_peak
 from picollm_core.presets import preset
 from picollm_core.token_store import TokenStore
 from picollm_core.trainer import Trainer, seeded
@@ -19,7 +20,6 @@ from picollm_core.trainer import Trainer, seeded
 BATCH_SIZE, BLOCK_SIZE = 16, 256
 TOKENS_PER_STEP = BATCH_SIZE * BLOCK_SIZE
 LEARNING_RATE, BETAS, WEIGHT_DECAY, GRAD_CLIP = 1e-3, (0.9, 0.95), 0.1, 1.0
-PEAK_SIZE = 2_048
 SAME_LOSS = 0.02  # nats; rounding to bfloat16 moves a loss near ln V by less
 
 
@@ -113,14 +113,6 @@ def matmul_flops(model: LanguageModel, batch_size: int, block_size: int) -> floa
     return 6 * batch_size * (weights * block_size + attention)
 
 
-def matmul_peak(dtype: torch.dtype, size: int = PEAK_SIZE, attempts: int = 5) -> float:
-    """Operations per second of a square matrix product of this type, the best of `attempts`."""
-    a, b, out = (torch.randn(size, size).to(dtype) for _ in range(3))
-    side = Side(lambda: torch.mm(a, b, out=out))
-    side.call()
-    return 2 * size**3 / min(side.measure() for _ in range(attempts))
-
-
 def _speed_row(name: str, precision: str, seconds: dict[str, list[float]]) -> Row:
     plain, ours = seconds["plain"], seconds[precision]
     return compare(
@@ -168,7 +160,7 @@ def measure_steps(name: str, repetitions: int) -> list[Row]:
         for side, measured in turn.items():
             seconds[side] += measured
         for precision in peaks if is_transformer else ():
-            peaks[precision].append(matmul_peak(getattr(torch, precision)))
+            peaks[precision].append(matrix_peak(getattr(torch, precision)))
     rows = [_speed_row(name, precision, seconds) for precision in trainers]
     if is_transformer:
         flops = matmul_flops(plain.model, BATCH_SIZE, BLOCK_SIZE)

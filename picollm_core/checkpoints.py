@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,30 +60,55 @@ def save_checkpoint(path: Path, model: nn.Module, optimizers: list[Optimizer], p
         temporary.unlink(missing_ok=True)
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizers: list[Optimizer]) -> dict[str, Any]:
-    """Restore what save_checkpoint wrote and return its `progress`. Also sets torch's generators.
+def _unusable(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is not a usable checkpoint of this run ({error}); delete it to start the run anew")
 
-    Raises ValueError naming the file when it is truncated or belongs to another model.
-    """
-    generators = {"generator.cpu": torch.set_rng_state}
-    if torch.cuda.is_available():
-        generators["generator.cuda"] = torch.cuda.set_rng_state
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds, read into memory: it can be handed to another process."""
+
+    path: Path
+    progress: dict[str, Any]
+    groups: list[list[dict]]
+    tensors: dict[str, Tensor]
+
+    def restore(self, model: nn.Module, optimizers: list[Optimizer]) -> dict[str, Any]:
+        """Fill model, optimizers and torch's generators; returns `progress`.
+
+        The devices may be others than those it was written on; a GPU's generator stays as it is when the file has
+        none. Raises ValueError naming the file when it belongs to another model or holds other number formats.
+        """
+        try:
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    saved = self.tensors[f"model.{name}"]
+                    if saved.shape != parameter.shape:
+                        raise ValueError(f"{name} has shape {tuple(saved.shape)}, expected {tuple(parameter.shape)}")
+                    if saved.dtype != parameter.dtype:
+                        raise ValueError(f"{name} is stored in {saved.dtype}, expected {parameter.dtype}")
+                    parameter.copy_(saved)
+            _restore(optimizers, self.tensors, self.groups)
+            torch.set_rng_state(self.tensors["generator.cpu"])
+            if torch.cuda.is_available() and "generator.cuda" in self.tensors:
+                torch.cuda.set_rng_state(self.tensors["generator.cuda"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise _unusable(self.path, error) from error
+        return self.progress
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The content of a checkpoint file. Raises ValueError naming the file when it is truncated or something else."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             progress, groups = json.loads(metadata["progress"]), json.loads(metadata["groups"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                saved = tensors[f"model.{name}"]
-                if saved.shape != parameter.shape:
-                    raise ValueError(f"{name} has shape {tuple(saved.shape)}, expected {tuple(parameter.shape)}")
-                parameter.copy_(saved)
-        _restore(optimizers, tensors, groups)
-        for name, restore in generators.items():
-            restore(tensors[name])
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
-        raise ValueError(
-            f"{path} is not a usable checkpoint of this run ({error}); delete it to start the run anew"
-        ) from error
-    return progress
+        raise _unusable(path, error) from error
+    return Checkpoint(path, progress, groups, tensors)
+
+
+def load_checkpoint(path: Path, model: nn.Module, optimizers: list[Optimizer]) -> dict[str, Any]:
+    """Restore what save_checkpoint wrote and return its `progress`; see Checkpoint.restore for the errors."""
+    return read_checkpoint(path).restore(model, optimizers)

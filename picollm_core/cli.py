@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from picollm_core.cli_exchange import ExportCommand, ImportCommand
-from picollm_core.cli_publish import DeckCommand, FiguresCommand, ShipCommand
+from picollm_core.cli_publish import DeckCommand, FiguresCommand, PushCommand, ShipCommand
 from picollm_core.cli_sweep import SweepCommand
 from picollm_core.cli_train import TrainCommand
 from picollm_core.config import SamplingConfig
@@ -25,8 +25,9 @@ class GenerateCommand:
 
     prompt: tyro.conf.Positional[str] = "Once upon a time"
     """The beginning of the text."""
-    model: Path | None = None
-    """A run or a saved model's folder; left out, the newest finished run."""
+    model: str | None = None
+    """A shipped model's name, a run's name, fingerprint or folder, a saved model's folder, or user/model of the
+    Hugging Face Hub; left out, the newest finished run."""
     sampling: tyro.conf.OmitArgPrefixes[SamplingConfig] = field(default_factory=SamplingConfig)
     max_new_tokens: int = 200
     """Longest continuation, in tokens; a story may end sooner."""
@@ -34,10 +35,10 @@ class GenerateCommand:
     """The same seed gives the same text."""
 
     def run(self) -> int:
-        from picollm_core.loading import load_model, newest_model
+        from picollm_core.loading import find_model, load_model
         from picollm_core.sampling import stream
 
-        model, tokenizer = load_model(self.model or newest_model())
+        model, tokenizer = load_model(find_model(self.model))
         length, sampling = self.max_new_tokens, self.sampling
         tokens = stream(model, tokenizer, self.prompt, max_new_tokens=length, sampling=sampling, seed=self.seed)
         print(self.prompt, end="", flush=True)
@@ -51,8 +52,9 @@ class GenerateCommand:
 class EvaluateCommand:
     """Perplexity, bits per byte and accuracy of a trained model on held-out stories, with 95% intervals."""
 
-    model: Path | None = None
-    """A run or a saved model's folder; left out, the newest finished run."""
+    model: str | None = None
+    """A shipped model's name, a run's name, fingerprint or folder, a saved model's folder, or user/model of the
+    Hugging Face Hub; left out, the newest finished run."""
     corpus: str = "auto"
     """A corpus name, a text file or a folder of text files."""
     split: Literal["train", "validation", "test"] = "validation"
@@ -62,15 +64,16 @@ class EvaluateCommand:
     def run(self) -> int:
         from picollm_core.corpora import load_corpus
         from picollm_core.evaluate import evaluate
-        from picollm_core.loading import load_model, newest_model
+        from picollm_core.loading import find_model, load_model
 
-        path = self.model or newest_model()
+        path = find_model(self.model)
         model, tokenizer = load_model(path)
         corpus = load_corpus(self.corpus)
         if corpus.note:
             print(corpus.note)
         result = evaluate(model, tokenizer, corpus, split=self.split, max_stories=self.max_stories)
-        print(f"{path} on {corpus.name} ({self.split}, {result.n_stories:,} stories, {result.n_tokens:,} tokens)")
+        size = f"{result.n_stories:,} stories, {result.n_tokens:,} tokens"
+        print(f"{self.model or path} on {corpus.name} ({self.split}, {size})")
         for name, value in result.to_dict().items():
             if isinstance(value, float):
                 print(f"  {name:<24} {value:,.4f}")
@@ -128,7 +131,7 @@ class BenchCommand:
     """Measure speed side by side with what people would use instead, and write artefacts/results/bench.json."""
 
     only: tuple[str, ...] = ()
-    """Names of benchmarks; left out, all of them."""
+    """Beginnings of row names; left out, all but workbook and tests, which take minutes."""
     repetitions: int = 5
     """Measurements of each side; the median ratio is reported with its range."""
 
@@ -151,14 +154,19 @@ Command = (
     | Annotated[FiguresCommand, tyro.conf.subcommand("figures")]
     | Annotated[DeckCommand, tyro.conf.subcommand("deck")]
     | Annotated[ShipCommand, tyro.conf.subcommand("ship")]
+    | Annotated[PushCommand, tyro.conf.subcommand("push")]
     | Annotated[BenchCommand, tyro.conf.subcommand("bench")]
     | Annotated[ExportCommand, tyro.conf.subcommand("export")]
     | Annotated[ImportCommand, tyro.conf.subcommand("import")]
 )
 
 
+class Unparsed(ValueError):
+    """Arguments that make no command."""
+
+
 def _parse(arguments: list[str] | None) -> Command:
-    """The command that the arguments ask for. ValueError in one line where tyro would draw a box."""
+    """The command that the arguments ask for. Unparsed, in one line, where tyro would draw a box."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -169,21 +177,25 @@ def _parse(arguments: list[str] | None) -> Command:
         lines = [line.strip("│╭╮╰╯─ ") for line in said.getvalue().splitlines()]
         text = " ".join(line for line in lines[1:] if line)
         text = re.sub(r"Error parsing \S+: ", "", text).split(" For full helptext")[0]
-        raise ValueError(f"{text} (picollm --help shows what can be asked)") from None
+        raise Unparsed(f"{text} (picollm --help shows what can be asked)") from None
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. Exits 0, 1 when a notebook or a sweep's run failed, 2 with one line on stderr for unusable input."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    follows = os.environ.get("RANK", "0") != "0"  # torchrun started a first process, which says what both would say
     try:
         status = _parse(arguments).run()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except (ValueError, RuntimeError, OSError) as error:
-        print(f"picollm: {' '.join(str(error).split())}", file=sys.stderr)
-        status = 2
+        repeats = follows and isinstance(error, Unparsed)
+        if not repeats:
+            print(f"picollm: {' '.join(str(error).split())}", file=sys.stderr)
+        status = 0 if repeats else 2
     except KeyboardInterrupt:
-        print("picollm: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        if not follows:
+            print("picollm: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         status = 130
     sys.exit(status)

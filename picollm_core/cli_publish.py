@@ -1,4 +1,4 @@
-"""`picollm ship`, `figures` and `deck`: what leaves the workbook, made again by one command each."""
+"""`picollm ship`, `push`, `figures` and `deck`: what leaves the workbook, made by one command each."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,38 @@ class ShipCommand:
         for family in self.families:
             found = ship_autoencoder(family)
             print(f"{family}: {found.fvu:.3f} of the variance left, {found.added:.3f} nats lost, {found.dead:.1%} dead")
+        return 0
+
+
+@dataclass(frozen=True)
+class PushCommand:
+    """Publish a trained model on the Hugging Face Hub, with a model card that says how it was made and how good it is.
+
+    Needs a token that may write: `hf auth login`, or HF_TOKEN."""
+
+    model: tyro.conf.Positional[str]
+    """A run's name, fingerprint or folder, a saved model's folder, or a shipped model's name."""
+    repo: tyro.conf.Positional[str]
+    """Where it goes, as user/name; made if it does not exist."""
+    private: bool = False
+    """Only for yourself."""
+    license: str = "mit"
+    """Under which licence the weights are given away, as the Hub writes it."""
+    dry_run: bool = False
+    """Write the folder and say what would be sent; send nothing."""
+    out: Path | None = None
+    """The folder with what is sent; left out, artefacts/runs/hub/user--name."""
+
+    def run(self) -> int:
+        from picollm_core.hub import SENT, prepare, push
+
+        folder = prepare(self.model, self.repo, folder=self.out, license=self.license)
+        if self.dry_run:
+            print(f"nothing was sent; this would go from {folder} to {self.repo}:")
+        else:
+            print(f"{push(folder, self.repo, private=self.private)} has:")
+        for name in SENT:
+            print(f"  {(folder / name).stat().st_size:>12,} bytes  {name}")
         return 0
 
 

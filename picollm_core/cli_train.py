@@ -1,12 +1,17 @@
 """`picollm train`: one or several models on one text, with this project's flags and the course's."""
 
+import logging
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
 from picollm_core.config import ModelConfig, RunConfig, TrainConfig, require
+
+if TYPE_CHECKING:
+    from picollm_core.distributed import Alone
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ class TrainCommand:
     device_id: str | None = None
     """The course's name for --device: cpu, cuda, cuda:0, mps."""
     train: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+    track: tuple[Literal["trackio", "wandb", "tensorboard"], ...] = ()
+    """Where else to watch the runs, besides history.jsonl; none needs an account. (pip install 'picollm[track]')"""
     refresh: bool = False
     """Train again even if this configuration has a finished run."""
     monosemantic_enabled: bool = False
@@ -112,13 +119,37 @@ class TrainCommand:
         ]
 
     def run(self) -> int:
+        """Train, in one process or, where torchrun started several, in all of them; rank 0 alone says anything."""
+        from picollm_core.distributed import EndedByAnother, open_ranks
+        from picollm_core.trainer import TrainingDiverged
+
+        leads = True
+        try:
+            with open_ranks(self.device_id or self.train.device) as ranks:
+                leads = ranks.leads
+                return self._run_in(ranks)
+        except (EndedByAnother, TrainingDiverged):
+            if leads:
+                raise
+            return 0  # rank 0 reports it; torchrun would kill it before it can, if another rank failed first
+
+    def _run_in(self, ranks: "Alone") -> int:
+        from picollm_core.trackers import check_trackers
         from picollm_core.train import train
 
-        for config in self.configs():
-            run = train(config, refresh=self.refresh)
-            print(describe(run))
-            if self.monosemantic_enabled:
-                print(f"  {'nearest neighbours':<22} {annotated_sample(run)!r}")
+        if not ranks.leads:
+            logging.getLogger("picollm_core").setLevel(logging.ERROR)
+        with ranks.meeting():
+            check_trackers(self.track)
+            configs = self.configs()
+        if ranks.leads and configs:
+            print(described_device(configs[0].train, ranks), file=sys.stderr)
+        for config in configs:
+            run = train(config, refresh=self.refresh, track=self.track, ranks=ranks)
+            if ranks.leads:
+                print(describe(run))
+                if self.monosemantic_enabled:
+                    print(f"  {'nearest neighbours':<22} {annotated_sample(run)!r}")
         return 0
 
 
@@ -136,6 +167,17 @@ def _value(text: str, hint: Any) -> Any:
         except ValueError:
             continue
     return text
+
+
+def described_device(config: TrainConfig, ranks: "Alone") -> str:
+    """One line on where training happens, such as "device: cpu, bfloat16 matrix products, 2 processes"."""
+    from picollm_core.devices import device_name, pick_precision
+    from picollm_core.trainer import number_format
+
+    device = ranks.pick_device(config.device)
+    products = number_format(pick_precision(config.precision, device))
+    processes = f", {ranks.size} processes" if ranks.size > 1 else ""
+    return f"device: {device_name(device)}, {products} matrix products{processes}"
 
 
 def annotated_sample(run: Any) -> str:

@@ -1,11 +1,12 @@
 """Corpora by name: TinyStories, storyworld, number sequences, the hand-written collection, or your own files.
 
-A corpus is read as a stream of stories (or lines) as often as needed, so its size is not limited by memory; only an
-8-byte key a story is held while it is opened. Its content hash names exactly these texts in exactly these splits.
+A corpus is read as a stream of stories (or lines) as often as needed, so its size is not limited by memory; of a
+published split, the keys of the validation stories are held. Its content hash names exactly these texts in exactly
+these splits.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
@@ -18,7 +19,6 @@ from picollm_core import tinystories
 from picollm_core.splits import (
     DEFAULT_SHARES,
     SPLITS,
-    assert_disjoint,
     assign_splits,
     check_shares,
     split_bounds,
@@ -32,6 +32,9 @@ CORPORA = ("auto", "tinystories", "storyworld", "three_sequences", "custom")
 DATA = Path(__file__).parent.parent / "data"
 SMALL_WORLD = 2_000
 """Up to this many storyworld stories are looked at when the corpus is opened, so that no split is empty by chance."""
+
+KEYS_AT_ONCE = 65_536
+"""So many story keys (8 bytes each) are looked at together while a corpus is opened; none is kept."""
 
 Style = Literal["stories", "lines"]
 
@@ -77,48 +80,59 @@ def _unless_held_out(read: Reader, held_out: frozenset[int]) -> Iterator[str]:
     return (text for text in read() if story_key(text) not in held_out)
 
 
-def _scan(read: Reader, digest: "hashlib._Hash") -> np.ndarray:
-    """Story keys uint64 (N,), in order; the exact texts go into `digest`."""
+def _scan(read: Reader, digest: "hashlib._Hash | None" = None) -> Iterator[np.ndarray]:
+    """Story keys, uint64, in order and KEYS_AT_ONCE at a time; the exact texts go into `digest`."""
 
     def keys() -> Iterator[int]:
         for text in read():
-            content = text.encode()
-            digest.update(len(content).to_bytes(8) + content)
+            if digest is not None:
+                content = text.encode()
+                digest.update(len(content).to_bytes(8) + content)
             yield story_key(text)
 
-    return np.fromiter(keys(), dtype=np.uint64)
+    every = keys()
+    while (part := np.fromiter(islice(every, KEYS_AT_ONCE), dtype=np.uint64)).size:
+        yield part
+
+
+def _sizes(parts: Iterable[np.ndarray], bounds: tuple[int, int]) -> np.ndarray:
+    """Number of keys in each of SPLITS, (3,)."""
+    sizes = np.zeros(len(SPLITS), np.int64)
+    for keys in parts:
+        sizes += np.bincount(assign_splits(keys, bounds), minlength=len(SPLITS))
+    return sizes
 
 
 def _pooled(name: str, style: Style, read: Reader, shares: Sequence[float] | None) -> Corpus:
-    """All texts of `read`, split by their hash."""
+    """All texts of `read`, split by their hash: a function of the key, so no key can be in two splits."""
     shares = check_shares(DEFAULT_SHARES if shares is None else shares)
     digest = hashlib.sha256(repr((style, shares)).encode())
-    keys = _scan(read, digest)
-    if keys.size == 0:
+    bounds = split_bounds(shares)
+    sizes = _sizes(_scan(read, digest), bounds)
+    if sizes.sum() == 0:
         raise ValueError(f"corpus {name!r} holds no text; give at least one line that is not blank")
-    bounds = split_bounds(shares, keys)
-    assigned = assign_splits(keys, bounds)
-    assert_disjoint(keys, assigned)
+    if np.any(sizes[np.asarray(shares) > 0] == 0):  # a small corpus: only now are all its keys needed at once
+        bounds = split_bounds(shares, np.concatenate(list(_scan(read))))
+        sizes = _sizes(_scan(read), bounds)
     readers = {split: partial(_of_split, read, bounds, i) for i, split in enumerate(SPLITS)}
-    counts = dict(zip(SPLITS, np.bincount(assigned, minlength=3).tolist(), strict=True))
+    counts = dict(zip(SPLITS, sizes.tolist(), strict=True))
     return Corpus(name, style, digest.hexdigest()[:16], readers=readers, counts=counts)
 
 
 def _published(name: str, train: Reader, validation: Reader) -> Corpus:
     """Splits as published, but a training story that validation holds too is dropped."""
     digest = hashlib.sha256(b"published")
-    validation_keys = _scan(validation, digest)
-    train_keys = _scan(train, digest)
-    kept = train_keys[~np.isin(train_keys, validation_keys)]
-    assert_disjoint(np.concatenate([kept, validation_keys]), np.repeat([0, 1], [kept.size, validation_keys.size]))
-    held_out = frozenset(validation_keys.tolist())
+    validation_keys = np.concatenate([np.empty(0, np.uint64), *_scan(validation, digest)])
+    n_train = dropped = 0
+    for keys in _scan(train, digest):
+        n_train += keys.size
+        dropped += int(np.isin(keys, validation_keys).sum())
     readers: dict[str, Reader] = {
-        "train": partial(_unless_held_out, train, held_out),
+        "train": partial(_unless_held_out, train, frozenset(validation_keys.tolist())),
         "validation": validation,
         "test": _nothing,
     }
-    counts = {"train": kept.size, "validation": validation_keys.size, "test": 0}
-    dropped = train_keys.size - kept.size
+    counts = {"train": n_train - dropped, "validation": validation_keys.size, "test": 0}
     return Corpus(name, "stories", digest.hexdigest()[:16], dropped=dropped, readers=readers, counts=counts)
 
 

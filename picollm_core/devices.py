@@ -33,10 +33,26 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def to_device(device: torch.device, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The same values on `device`; the processor does not wait for a copy to a CUDA device.
+
+    For that the copy starts from pinned memory, which torch keeps and hands out again once the copy is done.
+    """
+    if device.type != "cuda":
+        return tuple(tensor.to(device) for tensor in tensors)
+    return tuple(
+        (tensor.pin_memory() if tensor.device.type == "cpu" else tensor).to(device, non_blocking=True)
+        for tensor in tensors
+    )
+
+
 def memory_mb(device: torch.device) -> float:
-    """Peak memory on a GPU, resident memory of the process elsewhere, in MB."""
-    used = torch.cuda.max_memory_allocated() if device.type == "cuda" else psutil.Process().memory_info().rss
-    return used / 1e6
+    """In MB: peak memory of tensors on a CUDA device, what Apple's driver has given so far on MPS, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory() / 1e6
+    return psutil.Process().memory_info().rss / 1e6
 
 
 def device_name(device: torch.device) -> str:

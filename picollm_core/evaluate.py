@@ -171,7 +171,7 @@ def _score(
         h, _ = model.hidden(torch.from_numpy(idx).to(device), model.init_state(len(idx)))  # (B, T, C)
         targets = torch.from_numpy(stories.targets[places]).to(device)
         loss, right = token_nll(h[scored.to(device)], model.head.weight, targets)
-        nats[places], correct[places] = loss.double().cpu().numpy(), right.cpu().numpy()
+        nats[places], correct[places] = loss.cpu().double().numpy(), right.cpu().numpy()
     return nats, correct
 
 

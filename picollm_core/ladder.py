@@ -16,12 +16,11 @@ import torch
 from picollm_core.config import RunConfig, require
 from picollm_core.contrasts import paired_contrast
 from picollm_core.lab import Lab
-from picollm_core.models import build_model
 from picollm_core.presets import run_config
 from picollm_core.shipped import shipped_config
-from picollm_core.speed import made_up_batches
+from picollm_core.speed import made_up_trainer
 from picollm_core.train import train_on
-from picollm_core.trainer import Trainer, seeded
+from picollm_core.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,7 @@ GPT2_SIZE = {"tokenizer": "gpt2", "n_embd": 64, "n_head": 1}  # 50,257 embedding
 
 RUNGS = (
     Rung("the recipe"),
+    Rung("AdamW at 0.0015 for Muon", ADAMW | {"learning_rate": 0.0015}),
     Rung("AdamW at 0.003 for Muon", ADAMW),
     Rung("AdamW at 0.006 for Muon", ADAMW | {"learning_rate": 0.006}),
     Rung("twice the rate", {"learning_rate": 0.02}),
@@ -88,8 +88,7 @@ def update_seconds(configs: Mapping[str, RunConfig], repetitions: int = 9) -> di
     trainers: dict[tuple[Any, ...], Trainer] = {}
     for config in configs.values():
         if _work(config) not in trainers:
-            with seeded(0):
-                trainers[_work(config)] = Trainer(build_model(config.model), made_up_batches(config), config.train)
+            trainers[_work(config)] = made_up_trainer(config)
     seconds: dict[tuple[Any, ...], list[float]] = {work: [] for work in trainers}
     for _ in range(repetitions + 1):  # the first one warms up
         for work, trainer in trainers.items():
@@ -97,6 +96,21 @@ def update_seconds(configs: Mapping[str, RunConfig], repetitions: int = 9) -> di
             trainer.advance()
             seconds[work].append(time.perf_counter() - started)
     return {name: statistics.median(seconds[_work(config)][1:]) for name, config in configs.items()}
+
+
+def recorded_pace(lab: Lab, rungs: Sequence[Rung], repetitions: int) -> dict[str, Any]:
+    """`update_seconds` of the rungs under "seconds" and torch's "threads", measured once and recorded."""
+    configs = {rung.name: rung_config(lab, rung) for rung in rungs}
+    first = {_work(config): name for name, config in reversed(configs.items())}  # one rung that stands for each work
+
+    def measured() -> dict[str, Any]:
+        seconds = update_seconds(configs, repetitions)
+        return {"threads": torch.get_num_threads(), "seconds": [seconds[name] for name in first.values()]}
+
+    works = [[model.to_dict(), *rest] for model, *rest in first]
+    found = lab.measure("ladder-pace", measured, works=works, repetitions=repetitions)
+    paces = dict(zip(first, found["seconds"], strict=True))
+    return {"threads": found["threads"], "seconds": {name: paces[_work(config)] for name, config in configs.items()}}
 
 
 def _padded_run(lab: Lab, config: RunConfig) -> dict[str, Any]:
@@ -125,14 +139,7 @@ def measure_ladder(
     """
     require(seconds > 0, f"seconds is {seconds}; it must be positive")
     require(bool(seeds), "seeds is empty; give at least one")
-    timed = {rung.name: rung_config(lab, rung) for rung in rungs}
-    described = {name: [config.model.to_dict(), config.train.to_dict()] for name, config in timed.items()}
-    paces = lab.measure(
-        "ladder-pace",
-        lambda: {"threads": torch.get_num_threads(), "seconds": update_seconds(timed, repetitions)},
-        configs=described,
-        repetitions=repetitions,
-    )
+    paces = recorded_pace(lab, rungs, repetitions)
     rows, packed = [], []
     for rung in rungs:
         pace = paces["seconds"][rung.name]
@@ -193,3 +200,31 @@ def ladder_table(measured: pd.DataFrame) -> pd.DataFrame:
         )
     table = pd.DataFrame(rows)
     return pd.concat([table[:1], table[1:].sort_values("cost", ascending=False)], ignore_index=True)
+
+
+def quality_table(
+    lab: Lab,
+    minutes: Sequence[float] = (8.0,),
+    shipped: bool = True,
+    eval_stories: int | None = None,
+    repetitions: int = 9,
+) -> pd.DataFrame:
+    """The recipe after some minutes of training at its measured pace, and, with `shipped`, the model that ships.
+
+    One row a run: minutes, updates, tokens, parameters, bits_per_byte, low, high (95% over stories, `eval_stories` of
+    them, all by default). One seed each; evaluation is not in the time. Raises ValueError for no minutes.
+    """
+    require(bool(minutes) and min(minutes) > 0, f"minutes are {[*minutes]}; give at least one, each positive")
+    pace = recorded_pace(lab, RUNGS, repetitions)["seconds"][RUNGS[0].name]
+    updates = [max(2, round(60 * time_given / pace)) for time_given in minutes]
+    configs = [rung_config(lab, RUNGS[0], 0, count, eval_stories) for count in updates]
+    runs = lab.sweep(configs + ([shipped_config("transformer")] if shipped else []), n_jobs=1).complete()
+    rows = []
+    for run in runs:
+        low, high = run.summary["bits_per_byte_interval"]
+        rows.append(
+            {"minutes": run.summary["steps"] * pace / 60, "updates": run.summary["steps"]}
+            | {"tokens": run.summary["tokens_seen"], "parameters": run.summary["parameters"]}
+            | {"bits_per_byte": run.summary["bits_per_byte"], "low": low, "high": high}
+        )
+    return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""Finding and loading trained models on disk, together with their tokenizers."""
+"""Finding and loading trained models, by folder, by name or from the Hugging Face Hub, with their tokenizers."""
 
 import math
 import re
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import safetensors
 import tiktoken
+from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError
 
 from picollm_core.config import require
@@ -36,13 +37,68 @@ def save_model(model: LanguageModel, tokenizer_name: str, folder: Path) -> None:
     write_json(folder / TOKENIZER_FILE, {"tokenizer": tokenizer_name})
 
 
+def _run_folders(name: str, runs_dir: Path) -> list[Path]:
+    """Runs with a saved model that are called `name` or have it as their fingerprint."""
+    named = {runs_dir / name, *runs_dir.glob(f"*-{name}")} if re.fullmatch(r"[\w.-]+", name) else set()
+    return sorted(folder for folder in named if (folder / RUN_FILE).is_file())
+
+
+def hub_name(name: str) -> bool:
+    """True when `name` has the form user/model of the Hugging Face Hub."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None
+
+
+def _from_hub(name: str) -> Path:
+    """The folder in the Hub's cache that holds the repository's model and tokenizer name, downloaded where needed."""
+    try:
+        files = [Path(hf_hub_download(name, file)) for file in (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE)]
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{name} is neither a folder here nor a readable hub repository: {reason}") from error
+    return files[0].parent
+
+
+def find_model(
+    name: str | Path | None = None,
+    *,
+    runs_dir: str | Path = RUNS_DIR,
+    shipped: str | Path = SHIPPED_DIR,
+    local: bool = False,
+) -> Path:
+    """The folder of the model that `name` means: a folder, a shipped model, a run's name or fingerprint, or user/model.
+
+    They are tried in this order; None means the newest run. A user/model is downloaded from the Hugging Face Hub, into
+    its cache, unless `local`. Raises ValueError, naming what was looked for, when there is none, when the run has not
+    ended, and when the Hub has no such model or does not answer.
+    """
+    if name is None:
+        return newest_model(runs_dir, shipped)
+    text, path = str(name), Path(name)
+    if not path.is_dir() and re.fullmatch(r"[\w-]+", text) and (Path(shipped) / text / CONFIG_FILE).is_file():
+        path = Path(shipped) / text
+    if not path.is_dir():
+        runs = _run_folders(text, Path(runs_dir))
+        require(len(runs) < 2, f"{text!r} means {' and '.join(run.name for run in runs)}; name one of them in full")
+        path = runs[0] if runs else path
+    if path.is_dir():
+        unfinished = (path / RUN_FILE).is_file() and not is_complete(path)
+        require(not unfinished, f"the run in {path} has not ended; train the same configuration again to go on with it")
+        return path
+    if hub_name(text) and not local:
+        return _from_hub(text)
+    known = sorted(folder.name for folder in Path(shipped).glob("*") if (folder / CONFIG_FILE).is_file())
+    raise ValueError(
+        f"{text} is not a folder, nor a model in {shipped} ({', '.join(known) or 'none'}), nor a run in {runs_dir}"
+        f"{'' if local else ', nor of the form user/model'}; `picollm runs` lists the runs, `picollm train` makes one"
+    )
+
+
 def load_model(path: str | Path) -> tuple[LanguageModel, tiktoken.Encoding]:
-    """The trained model and its tokenizer from a run's folder or a saved model's, in evaluation mode.
+    """The trained model and its tokenizer, in evaluation mode, from all that `find_model` finds.
 
     Raises ValueError when there is no model, no tokenizer beside it, or the two differ in vocabulary.
     """
-    path = Path(path)
-    require(path.is_dir(), f"{path} is not a folder; name a run or a saved model, or train one with `picollm train`")
+    path = find_model(path)
     folder = path / MODEL_DIR if (path / MODEL_DIR).is_dir() else path
     model = LanguageModel.from_pretrained(folder)
     require(

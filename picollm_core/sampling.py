@@ -151,7 +151,9 @@ class _Continuation:
 
     def __init__(self, model: LanguageModel, tokens: Tensor, sampling: SamplingConfig, seeds: Sequence[int]) -> None:
         self.model, self.sampling = model, sampling
-        self.tokens = tokens.to(model.head.weight.device)  # (B, T), the leading end-of-text token included
+        self.device = model.head.weight.device
+        self.chooser = torch.device("cpu") if self.device.type == "mps" else self.device  # MPS has no float64
+        self.tokens = tokens.to(self.chooser)  # (B, T), the leading end-of-text token included
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.state, self.fed, self.waiting = model.init_state(tokens.size(0)), 0, self.tokens
 
@@ -161,9 +163,9 @@ class _Continuation:
         if limit is not None and self.fed + self.waiting.size(1) > limit:  # slide: start again from the newest half
             self.waiting = self.tokens[:, -max(1, limit // 2) :]
             self.state, self.fed = self.model.init_state(self.tokens.size(0)), 0
-        h, self.state = self.model.hidden(self.waiting, self.state)  # (B, T, C)
+        h, self.state = self.model.hidden(self.waiting.to(self.device), self.state)  # (B, T, C)
         self.fed += self.waiting.size(1)
-        return self.model.head(h[:, -1])
+        return self.model.head(h[:, -1]).to(self.chooser)
 
     @torch.no_grad()
     def step(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,11 +4,13 @@ import multiprocessing
 import re
 import statistics
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import psutil
+import torch
 
 from picollm_core.batches import PackedBatches
 from picollm_core.config import RunConfig, require
@@ -37,18 +39,38 @@ def made_up_batches(config: RunConfig) -> PackedBatches:
     return PackedBatches(store, model.block_size, train.batch_size)
 
 
-def _measure(config: RunConfig, updates: int) -> dict[str, float]:
-    """The child's part: warm-up, then the median over `updates`."""
-    model, train, batches = config.model, config.train, made_up_batches(config)
+def one_child() -> ProcessPoolExecutor:
+    """A new process to measure in, with none of this one's memory."""
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+
+def made_up_trainer(config: RunConfig) -> Trainer:
+    """The run's model and settings on made-up batches."""
     with seeded(0):
-        trainer = Trainer(build_model(model), batches, train)
-    seconds = []
+        return Trainer(build_model(config.model), made_up_batches(config), config.train)
+
+
+def _tokens_per_second(config: RunConfig, updates: int, clock: Callable[[], float]) -> float:
+    """By the median of `updates` updates after a warm-up of two, in seconds of `clock`."""
+    trainer, seconds = made_up_trainer(config), []
     for _ in range(updates + 2):
-        started = time.perf_counter()
+        started = clock()
         trainer.advance()
-        seconds.append(time.perf_counter() - started)
-    tokens = train.batch_size * model.block_size * train.grad_accumulation
-    return {"tokens_per_second": tokens / statistics.median(seconds[2:]), "peak_memory_mb": peak_memory_mb()}
+        seconds.append(clock() - started)
+    tokens = config.train.batch_size * config.model.block_size * config.train.grad_accumulation
+    return tokens / statistics.median(seconds[2:])
+
+
+def _measure(config: RunConfig, updates: int) -> dict[str, float]:
+    """The child's part of training_speed."""
+    speed = _tokens_per_second(config, updates, time.perf_counter)
+    return {"tokens_per_second": speed, "peak_memory_mb": peak_memory_mb()}
+
+
+def _measure_core(config: RunConfig, updates: int) -> float:
+    """The child's part of core_speed."""
+    torch.set_num_threads(1)
+    return _tokens_per_second(config, updates, time.process_time)
 
 
 def training_speed(config: RunConfig, updates: int = 12) -> dict[str, float]:
@@ -58,6 +80,16 @@ def training_speed(config: RunConfig, updates: int = 12) -> dict[str, float]:
     process keeps other work's memory out of the figure; torch itself is in it. Raises ValueError when updates < 1.
     """
     require(updates >= 1, f"updates is {updates}; it must be at least 1")
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+    with one_child() as pool:
         return pool.submit(_measure, config, updates).result()
+
+
+def core_speed(config: RunConfig, updates: int = 4) -> float:
+    """Tokens a core-second: like training_speed, on one thread of a CPU, in processor time instead of the clock's.
+
+    Waiting for a core that another program uses does not count, so a busy machine changes it less. ValueError when
+    updates < 1.
+    """
+    require(updates >= 1, f"updates is {updates}; it must be at least 1")
+    with one_child() as pool:
+        return pool.submit(_measure_core, config.replace(train=config.train.replace(device="cpu")), updates).result()

@@ -1,4 +1,4 @@
-"""Streams of texts out of files: parquet and Arrow tables with a `text` column, text files, folders of them.
+"""Streams of texts: parquet and Arrow tables with a `text` column, text files, folders of them, datasets of the hub.
 
 Every reader is a function of paths that yields texts without surrounding white space and without empty ones; a file
 that is not what it claims to be raises ValueError with its name, and a text file with the line too.
@@ -6,6 +6,7 @@ that is not what it claims to be raises ValueError with its name, and a text fil
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from picollm_core.tokenizers import END_OF_TEXT
 
@@ -15,14 +16,21 @@ def _clean(texts: Iterable[str | None]) -> Iterator[str]:
     return (stripped for text in texts if text and (stripped := text.strip()))
 
 
+PARQUET_BUFFER = 1 << 20
+"""Bytes of a parquet column read ahead; without a limit pyarrow takes in a whole row group, perhaps a whole file."""
+
+
 def parquet_texts(paths: Sequence[Path]) -> Iterator[str]:
-    """Column `text` of parquet files, a thousand rows in memory at a time. ValueError: not parquet, no such column."""
+    """Column `text` of parquet files, a thousand rows in memory at a time. ValueError: not parquet, no such column.
+
+    Memory is flat in the number of rows and in the size of the row groups.
+    """
     import pyarrow
     from pyarrow import parquet
 
     for path in paths:
         try:
-            file = parquet.ParquetFile(path)
+            file = parquet.ParquetFile(path, buffer_size=PARQUET_BUFFER, pre_buffer=False)
         except pyarrow.ArrowInvalid as error:
             raise ValueError(f"{path} is not a readable parquet file: {error}") from error
         with file:
@@ -44,6 +52,24 @@ def arrow_texts(paths: Sequence[Path]) -> Iterator[str]:
         with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as stream:
             for batch in stream:
                 yield from _clean(batch["text"].to_pylist())
+
+
+def streamed_texts(dataset: str, split: str, **source: Any) -> Iterator[str]:
+    """Column `text` of a dataset that `datasets` streams: nothing is kept on disk, every pass fetches it again.
+
+    `source` goes to load_dataset: streamed_texts("parquet", "train", data_files={"train": paths}) streams files that
+    lie anywhere `datasets` can read. Raises ValueError when the dataset cannot be reached or breaks off.
+    """
+    from datasets import load_dataset
+
+    try:
+        for batch in load_dataset(dataset, split=split, streaming=True, **source).iter(batch_size=1024):
+            yield from _clean(batch["text"])
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ValueError(
+            f"the stream of {dataset} ({split}) cannot be read or broke off ({type(error).__name__}: {error}); stories "
+            "that are tokenised are kept: start again when the network is back, or let `datasets` download the whole"
+        ) from error
 
 
 def _decoded_lines(path: Path) -> Iterator[str]:

@@ -1,7 +1,10 @@
 """Where TinyStories is found: the folder of PICOLLM_TINYSTORIES, the cache of `datasets`, the Hugging Face hub.
 
 Eldan and Li 2023 (arXiv:2305.07759), dataset `roneneldan/TinyStories`. Each finder gives readers of the published
-splits, which stream; nothing is downloaded unless `from_hub` is called.
+splits, which stream; nothing is downloaded unless `from_hub` is called or the variable says "stream".
+
+A download (1 GB) is the way by default: a corpus is read once to be named by its content and once to be tokenised, and
+later runs need no network. PICOLLM_TINYSTORIES=stream fetches it each time instead and leaves nothing on the disk.
 """
 
 import os
@@ -9,21 +12,27 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from picollm_core.text_readers import arrow_texts, parquet_texts
+from picollm_core.text_readers import arrow_texts, parquet_texts, streamed_texts
 
 TINYSTORIES_VARIABLE = "PICOLLM_TINYSTORIES"
 TINYSTORIES_HUB = "roneneldan/TinyStories"
+STREAM = "stream"
 PUBLISHED_SPLITS = ("train", "validation")
 
 Reader = Callable[[], Iterator[str]]
 
 
 def from_folder() -> Mapping[str, Reader]:
-    """Readers of the folder that the environment variable names. Raises LookupError with the reason if it cannot."""
+    """Readers of the folder that the environment variable names, or of the hub's stream when it says "stream".
+
+    Raises LookupError with the reason if there is no such folder.
+    """
     value = os.environ.get(TINYSTORIES_VARIABLE, "")
     if not value:
         raise LookupError(f"{TINYSTORIES_VARIABLE} is not set")
     root = Path(value).expanduser()
+    if value == STREAM and not root.exists():
+        return {split: partial(streamed_texts, TINYSTORIES_HUB, split) for split in PUBLISHED_SPLITS}
     if not root.is_dir():
         raise LookupError(f"{TINYSTORIES_VARIABLE} names {value!r}, which is not a folder")
     for folder in (root, root / "data"):

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ import numpy as np
 import tiktoken
 from filelock import FileLock
 
-from picollm_core.tokenizers import END_OF_TEXT, token_bytes, tokenizer_hash
+from picollm_core.tokenizers import END_OF_TEXT, has_long_gap, short_gaps_encoding, token_bytes, tokenizer_hash
 
 if TYPE_CHECKING:
     from picollm_core.corpora import Corpus
@@ -75,18 +75,30 @@ def token_dtype(tokenizer: tiktoken.Encoding) -> np.dtype:
     return np.dtype(np.uint16 if tokenizer.n_vocab <= 2**16 else np.uint32)
 
 
-def _encode_chunk(tokenizer: tiktoken.Encoding, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Ids (N,) uint32 of all texts, each closed by `<|endoftext|>`, and the end of each text in them (len(texts),).
+def _way(text: str) -> str:
+    """How a text has to be encoded: see _encode_alike."""
+    if END_OF_TEXT in text:
+        return "alone"
+    return "long gaps" if has_long_gap(text) else "short gaps"
 
-    One call encodes all texts, joined by the special token: threads then spend their time outside the interpreter
-    lock. A text that spells out the special token is an ordinary text and needs the slow way.
+
+def _encode_alike(tokenizer: tiktoken.Encoding, way: str, texts: list[str]) -> np.ndarray:
+    """Ids (N,) uint32 of texts that are encoded the same way, each closed by `<|endoftext|>`.
+
+    One call encodes all of them, joined by the special token: threads then spend their time outside the interpreter
+    lock. A text that spells out the special token is an ordinary text and is encoded "alone".
     """
-    joined = END_OF_TEXT.join([*texts, ""])
-    if joined.count(END_OF_TEXT) == len(texts):
-        ids = tokenizer.encode_to_numpy(joined, allowed_special={END_OF_TEXT})
-        return ids, np.flatnonzero(ids == tokenizer.eot_token) + 1
-    stories = [[*tokenizer.encode_ordinary(text), tokenizer.eot_token] for text in texts]
-    return np.concatenate(stories).astype(np.uint32), np.cumsum([len(story) for story in stories])
+    if way == "alone":
+        stories = [[*tokenizer.encode_ordinary(text), tokenizer.eot_token] for text in texts]
+        return np.concatenate(stories).astype(np.uint32)
+    encoding = short_gaps_encoding(tokenizer) if way == "short gaps" else tokenizer
+    return encoding.encode_to_numpy(END_OF_TEXT.join([*texts, ""]), allowed_special={END_OF_TEXT})
+
+
+def _encode_chunk(tokenizer: tiktoken.Encoding, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Ids (N,) uint32 of all texts, each closed by `<|endoftext|>`, and the end of each text in them (len(texts),)."""
+    ids = np.concatenate([_encode_alike(tokenizer, way, list(group)) for way, group in groupby(texts, key=_way)])
+    return ids, np.flatnonzero(ids == tokenizer.eot_token) + 1
 
 
 def _chunks(texts: Iterator[str]) -> Iterator[list[str]]:

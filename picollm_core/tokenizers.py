@@ -11,6 +11,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Callable
@@ -22,6 +23,11 @@ import tiktoken
 END_OF_TEXT = "<|endoftext|>"
 GPT2_SPLIT = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 """GPT-2's division of text into words, in the possessive form that tiktoken uses: same pieces, less backtracking."""
+SHORT_GAPS_SPLIT = r""" ?\p{L}+|'(?:[sdmt]|ll|ve|re)| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s"""
+"""GPT2_SPLIT without its look-ahead, so that a finite automaton can match it, which takes half the time.
+
+The same pieces in every text without a long gap (`has_long_gap`): there the look-ahead has nothing to decide.
+"""
 
 STORIES_4K = Path(__file__).parent / "assets" / "stories-4k.tiktoken"
 STORIES_4K_SHA256 = "dde2465d754f7fa1d7bd23dfa1b19922820757ac5e0e2f1386de59b83827c71a"
@@ -31,6 +37,9 @@ GPT2_SHA256 = {
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
 }
+_ASCII_GAPS = bytes.maketrans(b"\t\n\v\f\r", b"     ")
+_LONG_GAP = re.compile(r"\s\s\s|\s\s\Z")
+
 NETWORK_TIMEOUT = (5.0, 30.0)
 """Seconds to wait for a connection and for the next bytes; tiktoken itself would wait without end."""
 
@@ -40,6 +49,33 @@ logger = logging.getLogger(__name__)
 def build_encoding(name: str, ranks: dict[bytes, int]) -> tiktoken.Encoding:
     """A tiktoken encoding with GPT-2's word division over `ranks`; `<|endoftext|>` gets the next free id."""
     return tiktoken.Encoding(name, pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: len(ranks)})
+
+
+def has_long_gap(text: str) -> bool:
+    """Whether three white-space characters stand together in `text`, or two at its end.
+
+    Elsewhere GPT2_SPLIT makes a piece of every white-space character, or gives a space to the word that it precedes.
+    """
+    if text.isascii():  # the common case, a third of the time of the general one
+        content = text.encode().translate(_ASCII_GAPS)
+        return b"   " in content or content.endswith(b"  ")
+    return _LONG_GAP.search(text) is not None
+
+
+@functools.lru_cache(maxsize=4)
+def short_gaps_encoding(encoding: tiktoken.Encoding) -> tiktoken.Encoding:
+    """The encoding that gives texts without a long gap the same tokens in half the time.
+
+    `encoding` itself where it does not divide text as GPT-2 does, so that nothing is known of a faster way.
+    """
+    if encoding._pat_str != GPT2_SPLIT:
+        return encoding
+    return tiktoken.Encoding(
+        f"{encoding.name}, short gaps",
+        pat_str=SHORT_GAPS_SPLIT,
+        mergeable_ranks=encoding._mergeable_ranks,
+        special_tokens=encoding._special_tokens,
+    )
 
 
 def byte_alphabet() -> dict[str, int]:

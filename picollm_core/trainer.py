@@ -1,5 +1,6 @@
 """The training loop's body: one update of any model, and what it takes to go on with it later."""
 
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -11,12 +12,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from picollm_core.batches import Batches
-from picollm_core.config import TrainConfig
-from picollm_core.devices import memory_mb, pick_device, pick_precision
+from picollm_core.config import TrainConfig, require
+from picollm_core.devices import memory_mb, pick_precision, to_device
+from picollm_core.distributed import ALONE, Alone
 from picollm_core.losses import next_token_loss
 from picollm_core.models import LanguageModel
 from picollm_core.optim import build_optimizers, learning_rate, set_learning_rate
 from picollm_core.presets import default_learning_rate
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingDiverged(RuntimeError):
@@ -32,14 +36,34 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-class Trainer:
-    """Model, optimizers, data and clock of one run; `advance` is one update, everything else is bookkeeping."""
+def number_format(precision: torch.dtype) -> str:
+    """The name of a number format as it is recorded and printed, such as "bfloat16"."""
+    return str(precision).removeprefix("torch.")
 
-    def __init__(self, model: LanguageModel, batches: Batches, config: TrainConfig) -> None:
+
+def _scored(targets: Tensor) -> int:
+    """How many of the targets are scored."""
+    return int((targets >= 0).sum())
+
+
+class Trainer:
+    """Model, optimizers, data and clock of one run; `advance` is one update, everything else is bookkeeping.
+
+    With several `ranks` each is given the same `batches` and trains on its share of their rows, to the same weights
+    and history as one process would reach, up to rounding and to the masks of dropout. ValueError for more ranks than
+    rows in a batch.
+    """
+
+    def __init__(self, model: LanguageModel, batches: Batches, config: TrainConfig, ranks: Alone = ALONE) -> None:
         if config.learning_rate is None:
             config = config.replace(learning_rate=default_learning_rate(model.config))
-        self.config, self.batches = config, batches
-        self.device = pick_device(config.device)
+        require(
+            ranks.size <= config.batch_size,
+            f"{ranks.size} processes share a batch of batch_size={config.batch_size} rows, so some would have none; "
+            f"start at most {config.batch_size}, or choose a larger batch_size",
+        )
+        self.config, self.batches, self.ranks = config, batches, ranks
+        self.device = ranks.pick_device(config.device)
         self.precision = pick_precision(config.precision, self.device)
         self.model = model.to(self.device).train()
         self.optimizers: list[Optimizer] = build_optimizers(self.model, config)
@@ -52,12 +76,15 @@ class Trainer:
     def progress(self) -> dict[str, Any]:
         """What a checkpoint keeps beside tensors."""
         counters = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds}
-        return counters | {"batches": self.batches.state_dict()}
+        return counters | {"batches": self.batches.state_dict(), "precision": number_format(self.precision)}
 
     def restore(self, progress: dict[str, Any]) -> None:
-        """Inverse of progress()."""
+        """Inverse of progress(). Logs a warning when the run goes on with matrix products of another number format."""
         self.step, self.tokens, self.seconds = progress["step"], progress["tokens"], progress["seconds"]
         self.batches.load_state_dict(progress["batches"])
+        before, now = progress.get("precision", number_format(self.precision)), number_format(self.precision)
+        if before != now and self.ranks.leads:
+            logger.warning("the run was trained with %s matrix products up to here and goes on with %s", before, now)
 
     def _autocast(self) -> Any:
         lowered = self.precision != torch.float32
@@ -66,18 +93,22 @@ class Trainer:
     def _accumulate(self) -> tuple[float, int]:
         """Mean loss over the scored tokens of one update, its gradients added up, and the number of those tokens.
 
-        Each micro-batch counts by its scored tokens, so splitting a padded batch changes nothing.
+        Each micro-batch, and each rank's share of it, counts by its scored tokens, so splitting a padded batch changes
+        nothing.
         """
         parts = [self.batches.next_batch() for _ in range(self.config.grad_accumulation)]
-        counts = [int((targets >= 0).sum()) for _, targets in parts]
-        total, scored = 0.0, sum(counts)
-        for batch, count in zip(parts, counts, strict=True):
-            idx, targets = (t.to(self.device, non_blocking=True) for t in batch)
+        total, scored = 0.0, sum(_scored(targets) for _, targets in parts)
+        for batch in parts:
+            idx, targets = (self.ranks.share(t) for t in batch)
+            count = _scored(targets)
+            if count == 0 and scored > 0:  # rows that are all padding
+                continue
+            idx, targets = to_device(self.device, idx, targets)
             with self._autocast():
                 loss = next_token_loss(self.model, idx, targets) * (count / scored)
             loss.backward()
             total += loss.item()
-        return total, scored
+        return self.ranks.sum_gradients(list(self.model.parameters()), total), scored
 
     def _require_finite(self, name: str, value: float, rate: float) -> None:
         if not math.isfinite(value):
@@ -89,6 +120,7 @@ class Trainer:
     def advance(self) -> dict[str, float]:
         """One update; returns its row of the history. Raises TrainingDiverged when loss or gradient is not finite."""
         started = time.perf_counter()
+        self.ranks.reseed(self.config.seed, self.step)
         rate = learning_rate(self.step, self.total_steps, self.config)
         set_learning_rate(self.optimizers, rate)
         loss, scored = self._accumulate()

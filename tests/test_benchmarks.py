@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import bench, kill_and_resume, measuring, nucleus, onehot, training_steps
 from benchmarks.measuring import Row, Side, compare, in_turns, ratios
-from benchmarks.targets import TARGETS, Target
+from benchmarks.targets import REASONS, TARGETS, Target
 from picollm_core.batches import PackedBatches
 from picollm_core.config import KGramConfig, LSTMConfig, TransformerConfig
 from picollm_core.losses import next_token_loss
@@ -25,9 +25,10 @@ def example_row(name: str = "nucleus-peaked", figures: tuple[float, ...] = (12.0
 
 
 def test_every_row_has_a_target_and_every_target_a_benchmark():
-    names = [name for group in bench.BENCHMARKS for name in group]
+    names = [name for group in bench.BENCHMARKS | bench.LONG for name in group]
     assert len(names) == len(set(names))
     assert set(names) == set(TARGETS)
+    assert set(REASONS) <= set(TARGETS)
 
 
 def test_a_target_bounds_from_the_side_it_says():
@@ -78,6 +79,12 @@ def test_only_chooses_by_the_beginning_of_a_row_name():
     assert bench.select([]) == bench.BENCHMARKS
 
 
+def test_what_takes_minutes_is_measured_only_when_it_is_named():
+    assert not bench.select([]).keys() & bench.LONG.keys()
+    assert set(bench.select(["workbook"])) == {("workbook", "workbook-notebook")}
+    assert set(bench.select(["tests", "import"])) == {("tests",), ("import",)}
+
+
 def test_unusable_arguments_are_refused_before_anything_is_measured(tmp_path):
     with pytest.raises(ValueError, match=r"no benchmark begins with 'sampling'.*nucleus-peaked"):
         bench.main(("sampling",), 1, tmp_path / "bench.json")
@@ -89,21 +96,40 @@ def test_unusable_arguments_are_refused_before_anything_is_measured(tmp_path):
 def fake(monkeypatch, *names: str) -> None:
     benchmarks = {(name,): lambda repetitions, name=name: [example_row(name)] for name in names}
     monkeypatch.setattr(bench, "BENCHMARKS", benchmarks)
+    monkeypatch.setattr(bench, "machine_peaks", lambda: {"matrix product float32 (GFLOP/s)": 200.0})
 
 
 def test_the_result_file_has_the_agreed_schema_and_names_no_path(tmp_path, monkeypatch, capsys):
     fake(monkeypatch, "import", "nucleus-peaked")
     assert bench.main((), 3, tmp_path / "bench.json") == 0
     content = json.loads((tmp_path / "bench.json").read_text())
-    assert set(content) == {"machine", "date", "rows"}
+    assert set(content) == {"machine", "versions", "date", "machine_peaks", "rows"}
+    assert content["machine_peaks"] == {"matrix product float32 (GFLOP/s)": 200.0}
+    assert content["versions"]["torch"] == torch.__version__
     assert [row["name"] for row in content["rows"]] == ["nucleus-peaked", "import"]  # in the order of the targets
     for row in content["rows"]:
         assert {"name", "peer", "ours", "unit", "ratio", "spread", "target", "reached", "notes"} <= set(row)
     assert content["machine"]["torch"] == torch.__version__
     assert not any(str(value).startswith("/") for value in content["machine"].values())
     printed = capsys.readouterr().out
+    first, *_, last = printed.splitlines()
+    assert all(word in first for word in ("name", "peer", "ours", "ratio", "target", "verdict")) or "busy" in first
     assert "nucleus-peaked" in printed
-    assert "reached" in printed
+    assert last == "1 of 2 reached"  # 12 is enough for the nucleus, but importing took 12 s
+
+
+def test_a_missed_row_says_why_below_the_table_and_in_the_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(REASONS, "import", "the disk is slow")
+    monkeypatch.setitem(REASONS, "nucleus-peaked", "a reason of old, since it is reached")
+    fake(monkeypatch, "import", "loader", "nucleus-peaked")
+    bench.main((), 3, tmp_path / "bench.json")
+    rows = {row["name"]: row for row in json.loads((tmp_path / "bench.json").read_text())["rows"]}
+    assert rows["import"]["reason"] == "the disk is slow"
+    assert "reason" not in rows["loader"]
+    assert "reason" not in rows["nucleus-peaked"]
+    printed = capsys.readouterr().out
+    assert "\nimport: the disk is slow\n" in printed
+    assert "\nloader: missed; no reason recorded\n" in printed
 
 
 def test_rows_measured_earlier_stay_when_only_some_are_measured_again(tmp_path, monkeypatch):
@@ -113,6 +139,18 @@ def test_rows_measured_earlier_stay_when_only_some_are_measured_again(tmp_path, 
     fake(monkeypatch, "loader")
     bench.main(("loader",), 3, output)
     assert [row["name"] for row in json.loads(output.read_text())["rows"]] == ["import", "loader"]
+
+
+def test_what_was_measured_is_kept_when_a_later_benchmark_fails(tmp_path, monkeypatch):
+    fake(monkeypatch, "import")
+
+    def fail(repetitions: int) -> list[Row]:
+        raise RuntimeError("the sides differ")
+
+    monkeypatch.setitem(bench.BENCHMARKS, ("loader",), fail)
+    with pytest.raises(RuntimeError, match="the sides differ"):
+        bench.main((), 3, tmp_path / "bench.json")
+    assert [row["name"] for row in json.loads((tmp_path / "bench.json").read_text())["rows"]] == ["import"]
 
 
 def test_rows_of_another_machine_do_not_stay(tmp_path, monkeypatch):

@@ -139,6 +139,11 @@ def other_optimizer(path: Path) -> None:
     save_checkpoint(path, model, optimizers, PROGRESS)
 
 
+def other_number_format(path: Path) -> None:
+    model = build_model(TINY["lstm"]).to(torch.bfloat16)
+    save_checkpoint(path, model, build_optimizers(model, TrainConfig()), PROGRESS)
+
+
 def without_generator(path: Path) -> None:
     model, optimizers = training()
     tensors = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
@@ -158,6 +163,7 @@ BAD_FILES = {
     "other model": other_model_s_checkpoint,
     "other vocabulary": other_vocabulary,
     "other optimizer": other_optimizer,
+    "other number format": other_number_format,
     "missing": lambda path: path.unlink(),
     "folder": lambda path: (path.unlink(), path.mkdir()),
 }

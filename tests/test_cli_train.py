@@ -1,6 +1,7 @@
 """Flags of `picollm train` become configurations."""
 
 import re
+import sys
 
 import pytest
 
@@ -67,3 +68,16 @@ def test_the_help_says_what_the_flag_prints_and_where_the_autoencoder_is(capsys)
     assert "--monosemantic-enabled" in said
     assert "nearest neighbours" in said
     assert "12_monosemanticity" in said
+
+
+def test_trackers_are_named_behind_one_flag():
+    assert cli._parse(["train", "--track", "wandb", "tensorboard"]).track == ("wandb", "tensorboard")
+
+
+def test_a_tracker_that_is_not_installed_is_one_line_before_any_training(folder, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "--corpus", "storyworld", "--track", "wandb"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "picollm: tracker 'wandb' is not installed; pip install 'picollm[track]'\n"
+    assert not (folder / "artefacts").exists()

@@ -1,6 +1,7 @@
 """Corpora by name and by path: same split contents every time, disjoint, named by their content."""
 
 import pickle
+import tracemalloc
 from collections import Counter
 from itertools import chain
 from types import SimpleNamespace
@@ -209,6 +210,39 @@ def test_generator_without_text_is_refused():
 def test_a_corpus_can_be_sent_to_another_process(lines_file):
     corpus = load_corpus(str(lines_file))
     assert everything(pickle.loads(pickle.dumps(corpus))) == everything(corpus)
+
+
+def opening_peak(n_stories, published):
+    """Most bytes that opening a corpus of so many stories holds at a time."""
+
+    def stories():
+        return (f"story number {i}" for i in range(n_stories))
+
+    tracemalloc.start()
+    try:
+        if published:
+            assert corpora._published("many", stories, lambda: iter(["held out"])).count("train") == n_stories
+        else:
+            corpora._pooled("many", "stories", stories, None)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_opening_a_corpus_holds_nothing_of_each_story(monkeypatch, published):
+    monkeypatch.setattr(corpora, "KEYS_AT_ONCE", 1_000)
+    few, many = opening_peak(2_000, published), opening_peak(20_000, published)
+    assert many < few + 18_000  # a byte a story more; a key of each would take eight
+
+
+def test_splits_do_not_depend_on_how_many_keys_are_looked_at_together(monkeypatch, lines_file, small_tinystories):
+    corpora_now = [load_corpus(str(lines_file), splits=(60, 20, 20)), load_corpus("tinystories")]
+    monkeypatch.setattr(corpora, "KEYS_AT_ONCE", 7)
+    for before, name, splits in zip(corpora_now, (str(lines_file), "tinystories"), ((60, 20, 20), None), strict=True):
+        after = load_corpus(name, splits=splits)
+        assert (after.content_hash, after.counts, after.dropped) == (before.content_hash, before.counts, before.dropped)
+        assert everything(after) == everything(before)
 
 
 def test_reading_is_lazy_so_memory_does_not_grow_with_the_corpus():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from picollm_core.devices import device_name, memory_mb, pick_device, pick_precision
+from picollm_core.devices import device_name, memory_mb, pick_device, pick_precision, to_device
 
 CPU = torch.device("cpu")
 
@@ -75,6 +75,28 @@ def test_memory_is_that_of_this_process_in_megabytes():
     before = memory_mb(CPU)
     block = torch.ones(50_000_000)  # 200 MB
     assert memory_mb(CPU) - before == pytest.approx(block.nbytes / 1e6, rel=0.2)
+
+
+def test_moving_to_the_device_where_they_are_gives_the_same_tensors():
+    idx, targets = torch.arange(6).view(2, 3), torch.ones(2, 3)
+    moved = to_device(CPU, idx, targets)
+    assert [a is b for a, b in zip(moved, (idx, targets), strict=True)] == [True, True]
+
+
+def test_a_copy_to_cuda_starts_from_pinned_memory_and_does_not_wait(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: asked.append("pin") or tensor)
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *where, **how: asked.append((where, how)) or tensor)
+    device = torch.device("cuda")
+    to_device(device, torch.zeros(2))
+    assert asked == ["pin", ((device,), {"non_blocking": True})]
+
+
+def test_memory_of_a_gpu_is_asked_of_its_own_driver(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 1e6 * (1 + device.index))
+    assert memory_mb(torch.device("cuda", 1)) == 2
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 3e6)
+    assert memory_mb(torch.device("mps")) == 3
 
 
 def test_the_cpu_has_a_name():

@@ -5,7 +5,16 @@ import pytest
 
 from picollm_core.config import TrainConfig, TransformerConfig
 from picollm_core.lab import Lab
-from picollm_core.ladder import RUNGS, Rung, ladder_table, measure_ladder, rung_config, update_seconds
+from picollm_core.ladder import (
+    RUNGS,
+    Rung,
+    ladder_table,
+    measure_ladder,
+    quality_table,
+    recorded_pace,
+    rung_config,
+    update_seconds,
+)
 from picollm_core.profiles import PROFILES
 from picollm_core.shipped import shipped_config
 from picollm_core.speed import made_up_batches
@@ -107,3 +116,20 @@ def test_the_recipe_is_a_transformer_trained_by_muon():
     config = shipped_config("transformer")
     assert isinstance(config.model, TransformerConfig)
     assert config.train.optimizer == "muon" != TrainConfig().optimizer
+
+
+def test_quality_after_some_minutes_is_that_of_as_many_updates_as_fit(lab, monkeypatch):
+    monkeypatch.setattr("picollm_core.ladder.RUNGS", (tiny("recipe"),))
+    table = quality_table(lab, minutes=(0.001, 0.002), shipped=False, eval_stories=5, repetitions=1)
+    pace = recorded_pace(lab, (tiny("recipe"),), 1)["seconds"]["recipe"]
+    assert table["updates"].tolist() == [max(2, round(0.06 / pace)), max(2, round(0.12 / pace))]
+    assert table["minutes"].tolist() == pytest.approx((table["updates"] * pace / 60).tolist())
+    assert (table["low"] < table["bits_per_byte"]).all()
+    assert (table["bits_per_byte"] < table["high"]).all()
+
+
+def test_no_minutes_are_refused(lab):
+    with pytest.raises(ValueError, match="minutes are"):
+        quality_table(lab, minutes=())
+    with pytest.raises(ValueError, match="minutes are"):
+        quality_table(lab, minutes=(0.0,))

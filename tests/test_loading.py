@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from picollm_core import load_model, load_tokenizer, save_model, train
-from picollm_core.loading import list_models, newest_model
+from picollm_core.loading import find_model, hub_name, list_models, newest_model
 from picollm_core.models import build_model
 
 
@@ -87,3 +87,76 @@ def test_an_unreadable_model_is_listed_by_its_name(saved, tmp_path):
     _, folder = saved
     (folder / "config.json").write_text("{")
     assert [one.label for one in list_models(tmp_path, tmp_path / "no runs")] == ["model: unreadable"]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """Shipped models, runs (one finished, one not), and the finished run."""
+    folder = tmp_path_factory.mktemp("places")
+    settings = {"corpus": "storyworld", "n_stories": 100, "max_steps": 2, "eval_stories": 2, "tokenizer": "stories-4k"}
+    run = train(
+        "lstm-pico", runs_dir=folder / "runs", progress=False, n_embd=8, block_size=16, sample_tokens=2, **settings
+    )
+    save_model(run.load_model(), "stories-4k", folder / "shipped" / "lstm")
+    half = folder / "runs" / "kgram-0123456789abcdef"
+    half.mkdir()
+    (half / "run.json").write_text((run.directory / "run.json").read_text())
+    return {"runs_dir": folder / "runs", "shipped": folder / "shipped"}, run
+
+
+def test_a_model_is_found_by_the_name_it_ships_under_its_runs_name_fingerprint_and_folder(places):
+    where, run = places
+    assert find_model("lstm", **where) == where["shipped"] / "lstm"
+    for name in (run.directory.name, run.fingerprint, run.directory, str(run.directory), None):
+        assert find_model(name, **where) == run.directory
+
+
+def test_a_folder_here_comes_before_a_model_that_ships(places, tmp_path, monkeypatch):
+    where, _ = places
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lstm").mkdir()
+    assert find_model("lstm", **where).resolve() == tmp_path / "lstm"
+
+
+def test_a_run_that_has_not_ended_is_no_model_yet(places):
+    where, _ = places
+    for name in ("kgram-0123456789abcdef", "0123456789abcdef", where["runs_dir"] / "kgram-0123456789abcdef"):
+        with pytest.raises(ValueError, match=r"kgram-0123456789abcdef has not ended; train the same configuration"):
+            find_model(name, **where)
+
+
+def test_a_name_that_two_runs_share_is_refused_with_both(places, tmp_path):
+    for family in ("kgram", "lstm"):
+        (tmp_path / f"{family}-abc").mkdir()
+        (tmp_path / f"{family}-abc" / "run.json").write_text("{}")
+    with pytest.raises(ValueError, match="'abc' means kgram-abc and lstm-abc; name one of them in full"):
+        find_model("abc", runs_dir=tmp_path, shipped=tmp_path)
+
+
+def test_an_unknown_name_says_where_it_was_looked_for(places):
+    where, _ = places
+    with pytest.raises(ValueError, match=r"gpt5 is not a folder, nor a model in .*\(lstm\), nor a run in .*user/model"):
+        find_model("gpt5", **where)
+    with pytest.raises(ValueError, match="me/gpt5 is not a folder"):
+        find_model("me/gpt5", **where, local=True)
+
+
+def test_a_hub_name_without_network_is_one_sentence(places):
+    where, _ = places
+    with pytest.raises(ValueError, match="nobody/nothing-of-the-kind is neither a folder here nor a readable hub repo"):
+        find_model("nobody/nothing-of-the-kind", **where)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("me/stories", True),
+        ("me/stories-4.0_b", True),
+        ("stories", False),
+        ("a/b/c", False),
+        ("./b", False),
+        ("a/", False),
+    ],
+)
+def test_names_of_the_hub_have_two_parts(name, is_one):
+    assert hub_name(name) is is_one

@@ -1,10 +1,21 @@
 """Text out of files, and a clear error for every file that is not text."""
 
+import random
+import subprocess
+import sys
+
 import pyarrow
 import pytest
 from pyarrow import parquet
 
-from picollm_core.text_readers import arrow_texts, file_texts, has_separators, parquet_texts, text_files
+from picollm_core.text_readers import (
+    arrow_texts,
+    file_texts,
+    has_separators,
+    parquet_texts,
+    streamed_texts,
+    text_files,
+)
 
 
 def test_a_text_file_has_one_example_a_line_and_blank_lines_are_left_out(tmp_path):
@@ -85,3 +96,43 @@ def test_arrow_files_of_datasets_are_read(tmp_path):
     with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     assert list(arrow_texts([path])) == ["one", "two"]
+
+
+MEASURE = """
+import sys
+import pyarrow
+from pathlib import Path
+from picollm_core.text_readers import parquet_texts
+rows = sum(1 for _ in parquet_texts([Path(sys.argv[1])]))
+print(rows, pyarrow.default_memory_pool().max_memory())
+"""
+
+
+def test_a_row_group_as_large_as_the_file_is_not_held_in_memory(tmp_path):
+    path = tmp_path / "one_group.parquet"
+    texts = [random.Random(i).randbytes(1_000).hex() for i in range(15_000)]  # 30 MB that hardly compress
+    parquet.write_table(pyarrow.table({"text": texts}), path, row_group_size=len(texts), use_dictionary=False)
+    command = [sys.executable, "-c", MEASURE, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    rows, most = map(int, done.stdout.split())
+    assert rows == len(texts)
+    assert path.stat().st_size > 14e6
+    assert most < 0.7 * path.stat().st_size
+
+
+def test_a_dataset_is_streamed_from_its_files(tmp_path):
+    paths = []
+    for number in range(2):
+        paths.append(str(tmp_path / f"part{number}.parquet"))
+        parquet.write_table(pyarrow.table({"text": [f" story {number} ", "", None, "next"]}), paths[-1])
+    streamed = streamed_texts("parquet", "train", data_files={"train": paths})
+    assert next(streamed) == "story 0"
+    assert list(streamed) == ["next", "story 1", "next"]
+
+
+def test_a_stream_that_cannot_be_read_says_what_is_kept(tmp_path):
+    with pytest.raises(ValueError, match=r"stream of parquet \(train\).*FileNotFoundError.*tokenised are kept"):
+        list(streamed_texts("parquet", "train", data_files={"train": str(tmp_path / "absent.parquet")}))
+    parquet.write_table(pyarrow.table({"story": ["a"]}), tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match="KeyError: 'text'"):
+        list(streamed_texts("parquet", "train", data_files={"train": str(tmp_path / "other.parquet")}))

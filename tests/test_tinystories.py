@@ -61,6 +61,35 @@ def test_reasons_why_a_folder_cannot_be_used_are_told(tmp_path, monkeypatch):
         tinystories.from_folder()
 
 
+def test_the_variable_can_ask_for_the_hubs_stream(tmp_path, monkeypatch):
+    class Streamed:
+        def __init__(self, split):
+            self.split = split
+
+        def iter(self, batch_size):
+            yield {"text": [f" {self.split} story ", ""]}
+
+    def load(name, split, streaming):
+        assert (name, streaming) == ("roneneldan/TinyStories", True)
+        return Streamed(split)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PICOLLM_TINYSTORIES", "stream")
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load))
+    readers = tinystories.from_folder()
+    assert {split: list(read()) for split, read in readers.items()} == {
+        "train": ["train story"],
+        "validation": ["validation story"],
+    }
+
+
+def test_a_folder_of_that_name_is_still_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_parquet(tmp_path / "stream")
+    monkeypatch.setenv("PICOLLM_TINYSTORIES", "stream")
+    assert list(tinystories.from_folder()["train"]()) == ["a", "b", "c"]
+
+
 def test_what_datasets_keeps_is_found_without_importing_it(tmp_path):
     assert tinystories.from_datasets_cache() is None
     write_arrow(tmp_path / "datasets" / "roneneldan___tiny_stories" / "default" / "0.0.0" / "abc")

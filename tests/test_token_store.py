@@ -66,7 +66,10 @@ def test_store_equals_direct_encoding(corpus, tmp_path, monkeypatch):
         assert store.tokens.dtype == np.uint16
 
 
-@given(st.lists(st.text(min_size=1), min_size=1, max_size=8))
+TEXTS = st.one_of(st.text(min_size=1), st.text(" \n\u3000'as漢7.", min_size=1), st.just(f"a {END_OF_TEXT}"))
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=8))
 def test_joined_encoding_equals_story_by_story(texts):
     ids, ends = module._encode_chunk(ENCODING, texts)
     assert [part.tolist() for part in np.split(ids, ends[:-1])] == direct(texts)

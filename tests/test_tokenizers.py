@@ -83,6 +83,42 @@ def test_any_text_survives_the_round_trip(text):
     assert encoding.eot_token not in ids
 
 
+SPACED = tokenizers.build_encoding(
+    "spaced", {bytes([b]): b for b in range(256)} | {b"  ": 256, b"   ": 257, b"\n\n": 258, b" a": 259, b"'s": 260}
+)
+"""Merges of spaces show how a gap was divided; a vocabulary of stories has none."""
+GAPS = st.text(" \n\t\r\x1c\x85\xa0\u2003\u3000'aslévreß漢7२.,!-", max_size=40)
+
+
+@given(GAPS)
+def test_texts_without_a_long_gap_are_divided_alike_without_look_ahead(text):
+    quick = tokenizers.short_gaps_encoding(SPACED)
+    assert quick is not SPACED
+    if not tokenizers.has_long_gap(text):
+        assert quick.encode_ordinary(text) == SPACED.encode_ordinary(text)
+
+
+@pytest.mark.parametrize("text", ["a   b", "a\n \tb", "a \xa0\u3000b", "\n\n\n", "end \n", "end\u2003 ", "  "])
+def test_a_long_gap_is_three_spaces_or_two_at_the_end(text):
+    assert tokenizers.has_long_gap(text)
+
+
+@pytest.mark.parametrize("text", ["", " ", "a", "a b\n\nc  d ", "naïve  x\u3000", "a\n b\n"])
+def test_shorter_gaps_are_no_long_gaps(text):
+    assert not tokenizers.has_long_gap(text)
+
+
+def test_a_long_gap_needs_the_look_ahead():
+    text = "one    two"
+    assert tokenizers.short_gaps_encoding(SPACED).encode_ordinary(text) != SPACED.encode_ordinary(text)
+
+
+def test_an_encoding_of_another_division_has_no_quicker_form():
+    ranks = {bytes([b]): b for b in range(256)}
+    other = tiktoken.Encoding("other", pat_str=r"\S+|\s+", mergeable_ranks=ranks, special_tokens={END_OF_TEXT: 256})
+    assert tokenizers.short_gaps_encoding(other) is other
+
+
 def test_token_bytes_add_up_to_the_length_of_the_text():
     encoding = load_tokenizer("stories-4k")
     text = "Once upon a time, a 🦊 said “héllo”.<|endoftext|>"

@@ -149,6 +149,15 @@ def test_progress_brings_another_trainer_to_the_same_place():
     assert all(torch.equal(a, b) for a, b in zip(t.batches.next_batch(), other.batches.next_batch(), strict=True))
 
 
+def test_going_on_in_another_number_format_is_said_once(caplog):
+    progress = trainer().progress()
+    trainer().restore(progress)
+    trainer().restore({name: value for name, value in progress.items() if name != "precision"})  # of an older version
+    assert caplog.messages == []
+    trainer(precision="bfloat16").restore(progress)
+    assert caplog.messages == ["the run was trained with float32 matrix products up to here and goes on with bfloat16"]
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_stops_training_before_the_weights_change(monkeypatch, value):
     t = trainer(learning_rate=0.25, warmup_ratio=0)

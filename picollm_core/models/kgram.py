@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from picollm_core.config import KGramConfig
 from picollm_core.models.base import LanguageModel
-from picollm_core.models.layers import ACTIVATIONS, head_std
+from picollm_core.models.layers import ACTIVATIONS, Linear, head_std
 
 SILU_GAIN = 1.68  # 1 / sqrt(E[silu(x)^2]) for x ~ N(0, 1): keeps the scale of activations through the layers
 NO_TOKEN = -1  # stands in the window before the first token; contributes exactly zero
@@ -81,7 +81,7 @@ class KGramMLP(LanguageModel):
         self.layers: list[nn.Linear] = nn.ModuleList(  # type: ignore[assignment]
             nn.Linear(width, width) for _ in range(config.n_layer)
         )
-        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.head = Linear(config.n_embd, config.vocab_size, bias=False)
         self.dropout = nn.Dropout(config.dropout)
         self.activation = ACTIVATIONS[config.activation]
         for layer in self.layers:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from picollm_core.config import LSTMConfig
 from picollm_core.models.base import LanguageModel
-from picollm_core.models.layers import head_std
+from picollm_core.models.layers import Linear, head_std
 
 LSTMState = tuple[Tensor, Tensor]  # h and c, each (n_layer, B, C)
 
@@ -21,7 +21,7 @@ class LSTM(LanguageModel):
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.rnn = nn.LSTM(config.n_embd, config.n_embd, config.n_layer, batch_first=True, dropout=between)
         self.dropout = nn.Dropout(config.dropout)
-        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.head = Linear(config.n_embd, config.vocab_size, bias=False)
         nn.init.normal_(self.head.weight, std=head_std(config.n_embd))
         if config.tied:  # the head's scale rules: the embedding's N(0, 1) would put the first loss far above ln V
             self.embedding.weight = self.head.weight

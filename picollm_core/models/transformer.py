@@ -10,7 +10,7 @@ from picollm_core.config import LINEAR_MIXERS, TransformerConfig
 from picollm_core.models.attention import CausalSelfAttention
 from picollm_core.models.base import LanguageModel
 from picollm_core.models.experts import MixtureOfExperts
-from picollm_core.models.layers import MLP, build_norm, head_std
+from picollm_core.models.layers import MLP, Linear, build_norm, head_std
 from picollm_core.models.linear_mixers import GatedDeltaNet, GatedLinearAttention, LinearAttention
 from picollm_core.models.positions import Place, RotaryPositions, SinusoidalPositions
 
@@ -90,7 +90,7 @@ class Transformer(LanguageModel):
             )
         self.blocks: list[Block] = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))  # type: ignore[assignment]
         self.norm = build_norm(config)
-        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.head = Linear(config.n_embd, config.vocab_size, bias=False)
         self.dropout = nn.Dropout(config.dropout)
         self._initialise()
 

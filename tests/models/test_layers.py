@@ -5,9 +5,20 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from picollm_core.config import TransformerConfig
-from picollm_core.models.layers import ACTIVATIONS, MLP, RMSNorm, activate, build_norm, head_std
+from picollm_core.models.layers import (
+    ACTIVATIONS,
+    MLP,
+    Linear,
+    RMSNorm,
+    activate,
+    build_norm,
+    head_std,
+    row_product,
+)
 
 C = 24
 
@@ -153,3 +164,31 @@ def test_norms_add_the_configured_epsilon_to_the_variance(kind):
     x = torch.tensor([1e-3, -1e-3, 1e-3, -1e-3])
     assert norm(norm_kind=kind, norm_eps=1e-12)(x).abs().mean().item() == pytest.approx(1, rel=1e-4)
     assert norm(norm_kind=kind, norm_eps=1e-6)(x).abs().mean().item() == pytest.approx(0.5**0.5, rel=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 40), st.integers(1, 9), st.booleans())
+def test_one_row_s_product_in_parts_is_the_product(n_in, n_out, parts, transposed):
+    generator = torch.Generator().manual_seed(n_in * 1000 + n_out)
+    x = torch.randn(1, n_in, generator=generator, dtype=torch.float64)
+    weight = torch.randn(n_out, n_in, generator=generator, dtype=torch.float64)
+    weight = weight.T.contiguous().T if transposed else weight
+    torch.testing.assert_close(row_product(x, weight, parts), x @ weight.T, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_large_linear_layer_gives_one_row_what_it_gives_that_row_among_others(bias):
+    torch.manual_seed(0)
+    layer = Linear(513, 8200, bias=bias)
+    rows = torch.randn(2, 3, 513)
+    with torch.no_grad():
+        together = layer(rows)
+        alone = layer(rows[1:, 2:])
+    assert alone.shape == (1, 1, 8200)
+    torch.testing.assert_close(alone[0, 0], together[1, 2], rtol=1e-5, atol=1e-5)
+
+
+def test_a_single_row_that_is_trained_on_has_gradients():
+    layer = Linear(512, 8192, bias=False)
+    layer(torch.ones(1, 512)).sum().backward()
+    torch.testing.assert_close(layer.weight.grad, torch.ones(8192, 512))
