@@ -6,6 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -55,7 +56,7 @@ def compile_table(lab: Lab, configs: Mapping[str, RunConfig], updates: int = 10)
     rows = []
     for name, config in configs.items():
         costs: dict[str, Any] = lab.measure(
-            "compile", lambda c=config: compile_costs(c, updates), model=config.model.to_dict(),
+            "compile", partial(compile_costs, config, updates), model=config.model.to_dict(),
             train=config.train.to_dict(), updates=updates,
         )  # fmt: skip
         saved = costs["plain"] - costs["compiled"]

@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -69,8 +70,8 @@ def rung_config(lab: Lab, rung: Rung, seed: int = 0, updates: int = 1, eval_stor
     data = lab.profile.data
     never = {"eval_every": 10_000, "checkpoint_every": 10_000}
     base = shipped_config("transformer", corpus=data.corpus, weights=data.weights, n_stories=data.n_stories, **never)
-    settings = {"device": "cpu", "precision": "bfloat16", "final_stories": eval_stories} | rung.changes
-    return run_config(base, seed=seed, max_steps=updates, **settings)
+    settings: dict[str, Any] = {"device": "cpu", "precision": "bfloat16", "final_stories": eval_stories}
+    return run_config(base, seed=seed, max_steps=updates, **(settings | dict(rung.changes)))
 
 
 def _work(config: RunConfig) -> tuple[Any, ...]:
@@ -159,7 +160,7 @@ def measure_ladder(
     for row, (rung, config) in zip(rows, packed, strict=True):
         summary = found.get(config) if not rung.padded else None
         if summary is None:
-            summary = lab.measure("ladder-padded", lambda c=config: _padded_run(lab, c), run=config.to_dict())
+            summary = lab.measure("ladder-padded", partial(_padded_run, lab, config), run=config.to_dict())
         row |= {name: summary[name] for name in ("parameters", "bits_per_byte")}
     return pd.DataFrame(rows)
 
@@ -207,17 +208,19 @@ def quality_table(
     minutes: Sequence[float] = (8.0,),
     shipped: bool = True,
     eval_stories: int | None = None,
+    rungs: Sequence[Rung] = RUNGS,
     repetitions: int = 9,
 ) -> pd.DataFrame:
     """The recipe after some minutes of training at its measured pace, and, with `shipped`, the model that ships.
 
     One row a run: minutes, updates, tokens, parameters, bits_per_byte, low, high (95% over stories, `eval_stories` of
-    them, all by default). One seed each; evaluation is not in the time. Raises ValueError for no minutes.
+    them, all by default). One seed each; evaluation is not in the time. The recipe is the first of `rungs`, whose paces
+    were measured together. Raises ValueError for no minutes.
     """
     require(bool(minutes) and min(minutes) > 0, f"minutes are {[*minutes]}; give at least one, each positive")
-    pace = recorded_pace(lab, RUNGS, repetitions)["seconds"][RUNGS[0].name]
+    pace = recorded_pace(lab, rungs, repetitions)["seconds"][rungs[0].name]
     updates = [max(2, round(60 * time_given / pace)) for time_given in minutes]
-    configs = [rung_config(lab, RUNGS[0], 0, count, eval_stories) for count in updates]
+    configs = [rung_config(lab, rungs[0], 0, count, eval_stories) for count in updates]
     runs = lab.sweep(configs + ([shipped_config("transformer")] if shipped else []), n_jobs=1).complete()
     rows = []
     for run in runs:

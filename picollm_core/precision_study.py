@@ -1,6 +1,7 @@
 """Whether matrix products in bfloat16 move the loss: every family trained in both number formats, seed by seed."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -12,8 +13,15 @@ from picollm_core.figure_style import FAMILY_LABELS
 from picollm_core.lab import Lab
 from picollm_core.runs import Run
 
-RATES: Mapping[str, float] = {"kgram": 0.1, "lstm": 0.3, "transformer": 0.01}
-"""The best AdamW rates at pico in a few hundred updates, the Transformer's with RoPE."""
+TRAINING: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "kgram": {"learning_rate": 0.1},
+        "lstm": {"learning_rate": 0.1},
+        "transformer": {"learning_rate": 0.03, "optimizer": "muon", "position": "rope"},
+    }
+)
+"""Settings that train each family well in a few hundred updates and steadily: at the edge of stability any rounding, not
+only that of a number format, ends in another loss."""
 
 FORMATS = ("float32", "bfloat16")
 MARGIN = 0.01
@@ -27,12 +35,11 @@ def precision_runs(lab: Lab, steps: int, seeds: Sequence[int], **settings: Any) 
     """
     require(bool(seeds), "seeds is empty; give at least one")
     configs = {}
-    for family, rate in RATES.items():
-        extra = {"position": "rope"} if family == "transformer" else {}
+    for family, own in TRAINING.items():
         for precision in FORMATS:
-            shared = {"max_steps": steps, "precision": precision, "device": "cpu", "learning_rate": rate} | SHORT_RUNS
+            chosen = SHORT_RUNS | own | {"max_steps": steps, "precision": precision, "device": "cpu"} | settings
             configs[family, precision] = [
-                lab.config(f"{family}-{lab.profile.size}", seed=seed, **(shared | extra | settings)) for seed in seeds
+                lab.config(f"{family}-{lab.profile.size}", seed=seed, **chosen) for seed in seeds
             ]
     found = {run.config: run for run in lab.sweep([c for own in configs.values() for c in own]).complete()}
     return {key: [found[config] for config in own] for key, own in configs.items()}

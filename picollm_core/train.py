@@ -90,6 +90,10 @@ def train(
     several processes train the one model together: each calls this, rank 0 writes, and all get the run.
     """
     with ranks.meeting():
+        if track:
+            from picollm_core.trackers import check_trackers  # what it needs is optional, and few runs are tracked
+
+            check_trackers(track)  # before any text is read
         config = run_config(model, **settings)
         corpora = load_data(config.data)
     for note in {corpus.note for corpus in corpora if corpus.note and ranks.leads}:
@@ -228,7 +232,7 @@ def _open_journal(
     )
     tracker = None
     if track:
-        from picollm_core.trackers import open_tracker  # what it needs is optional, and few runs are tracked
+        from picollm_core.trackers import open_tracker
 
         values = runs.hyperparameters(config)
         tracker = stack.enter_context(open_tracker(track, directory, directory.name, values, resume=trainer.step > 0))

@@ -118,10 +118,10 @@ def test_the_recipe_is_a_transformer_trained_by_muon():
     assert config.train.optimizer == "muon" != TrainConfig().optimizer
 
 
-def test_quality_after_some_minutes_is_that_of_as_many_updates_as_fit(lab, monkeypatch):
-    monkeypatch.setattr("picollm_core.ladder.RUNGS", (tiny("recipe"),))
-    table = quality_table(lab, minutes=(0.001, 0.002), shipped=False, eval_stories=5, repetitions=1)
-    pace = recorded_pace(lab, (tiny("recipe"),), 1)["seconds"]["recipe"]
+def test_quality_after_some_minutes_is_that_of_as_many_updates_as_fit(lab):
+    rungs = (tiny("recipe"),)
+    table = quality_table(lab, minutes=(0.001, 0.002), shipped=False, eval_stories=5, rungs=rungs, repetitions=1)
+    pace = recorded_pace(lab, rungs, 1)["seconds"]["recipe"]
     assert table["updates"].tolist() == [max(2, round(0.06 / pace)), max(2, round(0.12 / pace))]
     assert table["minutes"].tolist() == pytest.approx((table["updates"] * pace / 60).tolist())
     assert (table["low"] < table["bits_per_byte"]).all()

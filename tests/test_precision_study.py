@@ -3,7 +3,7 @@
 import pytest
 
 from picollm_core.lab import Lab
-from picollm_core.precision_study import FORMATS, RATES, precision_curves, precision_runs, precision_table
+from picollm_core.precision_study import FORMATS, TRAINING, precision_curves, precision_runs, precision_table
 from picollm_core.profiles import PROFILES
 
 TINY = {"n_embd": 8, "block_size": 16, "batch_size": 2, "eval_every": 3, "eval_stories": 3, "final_stories": 3}
@@ -17,8 +17,8 @@ def runs(tmp_path_factory):
 
 
 def test_every_family_is_trained_in_both_formats_and_pairs_differ_in_nothing_else(runs):
-    assert set(runs) == {(family, precision) for family in RATES for precision in FORMATS}
-    for family in RATES:
+    assert set(runs) == {(family, precision) for family in TRAINING for precision in FORMATS}
+    for family in TRAINING:
         for a, b in zip(runs[family, "float32"], runs[family, "bfloat16"], strict=True):
             assert a.config.replace(train=b.config.train) == b.config
             assert a.config.train.replace(precision="bfloat16") == b.config.train
