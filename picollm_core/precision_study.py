@@ -20,8 +20,8 @@ TRAINING: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "transformer": {"learning_rate": 0.03, "optimizer": "muon", "position": "rope"},
     }
 )
-"""Settings that train each family well in a few hundred updates and steadily: at the edge of stability any rounding, not
-only that of a number format, ends in another loss."""
+"""Settings that train each family well in a few hundred updates and steadily: at the edge of stability any rounding,
+not only that of a number format, ends in another loss."""
 
 FORMATS = ("float32", "bfloat16")
 MARGIN = 0.01
