@@ -67,5 +67,32 @@ TARGETS: dict[str, Target] = {
     "tests": Target("<=", 20),
 }
 
-REASONS: dict[str, str] = {}
+_READ_ONCE = (
+    "transformers 5 needs about 1 ms a token here, and the head's 12.9 MB must be read for each token on both sides; "
+    "a product of one row in slices, which helps larger heads, does not help one this small"
+)
+_HELD_BY_BOTH = (
+    "what is left are six layers' activations, the gradients and AdamW's moments, which both sides hold; only the "
+    "logits are saved"
+)
+REASONS: dict[str, str] = {
+    "peak-transformer-pico-bfloat16": (
+        "the head's three products, 64 numbers deep, take 136 of the 186 ms a step would be allowed, and the "
+        "exponentials 53; other chunk sizes, transposed products and a vocabulary padded to a multiple of 64 (products "
+        "8% faster, but a softmax that has to know of it) were tried"
+    ),
+    "peak-transformer-small-bfloat16": (
+        "products of these shapes reach 0.6 to 0.7 of the square product's speed by themselves; what is added are "
+        "exponentials, casts of 30 million weights and gradients, three norms over them, and fresh pages for 77 MB "
+        "gradients"
+    ),
+    "nucleus-flat": (
+        "softmax in float64, bins, a comparison and the draw take about half a millisecond together; no part of it "
+        "stands out"
+    ),
+    "generate-greedy-pico": _READ_ONCE,
+    "generate-top-p-pico": _READ_ONCE,
+    "memory-transformer-small-float32": _HELD_BY_BOTH,
+    "memory-transformer-small-bfloat16": _HELD_BY_BOTH,
+}
 """Why a row misses its target and what was tried, by its name; printed below the table and kept with a missed row."""

@@ -39,9 +39,9 @@ GPT2_SIZE = {"tokenizer": "gpt2", "n_embd": 64, "n_head": 1}  # 50,257 embedding
 
 RUNGS = (
     Rung("the recipe"),
+    Rung("AdamW at 0.0008 for Muon", ADAMW | {"learning_rate": 0.0008}),
     Rung("AdamW at 0.0015 for Muon", ADAMW | {"learning_rate": 0.0015}),
     Rung("AdamW at 0.003 for Muon", ADAMW),
-    Rung("AdamW at 0.006 for Muon", ADAMW | {"learning_rate": 0.006}),
     Rung("twice the rate", {"learning_rate": 0.02}),
     Rung("cosine for linear decay", {"schedule": "cosine"}),
     Rung("no decay", {"schedule": "constant"}),
