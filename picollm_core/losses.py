@@ -15,9 +15,13 @@ from picollm_core.models.base import LanguageModel
 
 IGNORE = -100  # a target that is not scored, as in torch.nn.functional.cross_entropy
 _CHUNK_BYTES = 16_000_000  # measured: smaller chunks waste the matrix product, larger ones fall out of the cache
-_WIDE, _WIDE_FACTOR = 128, 8  # above this width the products outweigh the softmax and want more rows at a time
+_WIDE, _WIDE_FACTOR, _WIDE_FACTOR_LOW = (
+    128,
+    4,
+    8,
+)  # above this width the products outweigh the softmax and want more rows at a time
 _GPU_FACTOR = 16  # a GPU wants larger products and has no such cache; not measured
-_LANES = 32  # a multiple of this many rows fills the processor's vectors
+_LANES = 32  # products in 16 bits want a multiple of this many rows
 _PIECE = 4096  # rows of the weight's gradient added up at a time, so that their copy in its type stays in the cache
 _UNDERFLOW = 1e-20  # below this a probability in low precision says too little about its logarithm
 
@@ -29,10 +33,11 @@ def full_logits_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 def _chunk_rows(weight: Tensor) -> int:
     """How many rows of logits to hold at a time for a head `weight` (V, C)."""
-    wide = _WIDE_FACTOR if weight.size(1) > _WIDE else 1
-    budget = _CHUNK_BYTES * (_GPU_FACTOR if weight.device.type == "cuda" else wide)
-    rows = budget // (weight.size(0) * weight.element_size())
-    return max(1, rows // _LANES * _LANES or rows)
+    low, wide = weight.element_size() == 2, weight.size(1) > _WIDE
+    factor = (_WIDE_FACTOR_LOW if low else _WIDE_FACTOR) if wide else 1
+    rows = _CHUNK_BYTES * (_GPU_FACTOR if weight.device.type == "cuda" else factor)
+    rows //= weight.size(0) * weight.element_size()
+    return max(1, (low and rows // _LANES * _LANES) or rows)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
