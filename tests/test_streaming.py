@@ -34,7 +34,7 @@ def test_a_row_covers_opening_tokenising_and_training(folder):
     assert row["stories"] == 100
     assert row["token_file_mb"] == pytest.approx(row["tokens"] * 2 / 1e6, abs=0.1)
     for phase in streaming.PHASES:
-        assert row[f"{phase}_seconds"] > 0
+        assert row[f"{phase}_seconds"] >= 0  # rounded, and a hundred stories are opened in no time
         assert row[f"{phase}_anon_mb"] > 50  # torch alone takes more
     assert row["tokens_per_second"] > 0
     json.dumps(row)
