@@ -37,7 +37,8 @@ def precision_runs(lab: Lab, steps: int, seeds: Sequence[int], **settings: Any) 
     configs = {}
     for family, own in TRAINING.items():
         for precision in FORMATS:
-            chosen = SHORT_RUNS | own | {"max_steps": steps, "precision": precision, "device": "cpu"} | settings
+            asked = {"max_steps": steps, "precision": precision, "device": "cpu"}
+            chosen: dict[str, Any] = {**SHORT_RUNS, **own, **asked, **settings}
             configs[family, precision] = [
                 lab.config(f"{family}-{lab.profile.size}", seed=seed, **chosen) for seed in seeds
             ]
