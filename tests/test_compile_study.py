@@ -24,13 +24,13 @@ def test_the_break_even_is_compiling_over_what_an_update_saves(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     lab = Lab(PROFILES["quick"])
     found = iter(
-        [{"compiling": 20.0, "compiled": 0.2, "plain": 0.3}, {"compiling": 20.0, "compiled": 0.3, "plain": 0.2}]
+        [{"compiling": 20.0, "compiled": 0.25, "plain": 0.5}, {"compiling": 20.0, "compiled": 0.5, "plain": 0.25}]
     )
     monkeypatch.setattr("picollm_core.compile_study.compile_costs", lambda config, updates: next(found))
     other = run_config(TINY, batch_size=3)
     table = compile_table(lab, {"pays": TINY, "never": other})
-    assert table["break_even"].tolist() == [200, math.inf]
-    assert table["gain"].tolist() == pytest.approx([1.5, 2 / 3])
+    assert table["break_even"].tolist() == [80, math.inf]
+    assert table["gain"].tolist() == pytest.approx([2, 0.5])
     again = compile_table(lab, {"pays": TINY, "never": other})  # recorded: nothing is left to measure
     assert again.equals(table)
 
