@@ -10,16 +10,13 @@ which one all-reduce adds up before the gradient is clipped (synchronous data-pa
 1706.02677, section 3). All ranks then make the same update. Rank 0 leads: it alone logs, evaluates and writes files.
 
 Ranks talk in two ways. Gradients go over nccl on GPUs and gloo on CPUs, and a rank that is silent for a few minutes
-there ends the run. At meetings, where the others wait while rank 0 evaluates or saves, they wait as long as it takes,
-and as long as its pulse, a thread that counts seconds, is seen. A process that dies closes its connections, which ends
-either wait at once.
+there ends the run. At meetings, where the others wait while rank 0 evaluates or saves, they wait as long as it takes
+and its pulse is seen (picollm_core.distributed_meetings).
 """
 
 import os
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -31,10 +28,8 @@ from torch import Tensor, nn
 from picollm_core.config import require
 from picollm_core.devices import pick_device
 from picollm_core.distributed_launch import Launch, local_device, read_launch, require_backend, silence_limit
+from picollm_core.distributed_meetings import Meetings
 
-PATIENCE = timedelta(days=30)
-"""How long ranks wait at a meeting for one that is alive, and evaluates or writes the cache of tokens."""
-POLL_SECONDS = 0.002  # between two looks at whether a meeting is complete
 AFTERWARDS = "what was saved is safe, and the same command goes on from the last checkpoint"
 
 Answer = TypeVar("Answer")
@@ -95,55 +90,14 @@ class Alone:
 ALONE = Alone()
 
 
-class Pulses:
-    """Which ranks are alive: each counts up in the store that torchrun keeps, and looks at the counts of the others."""
-
-    def __init__(self, launch: Launch, store: dist.Store, limit: float) -> None:
-        self._store, self._limit, self._size = store, limit, launch.size
-        self._name, self._every = f"picollm/pulse/{launch.rank}", limit / 10
-        self._seen: dict[int, tuple[bytes, float]] = {}
-        self._looked = time.monotonic()
-        self._done = threading.Event()
-
-    @contextmanager
-    def beating(self) -> Iterator[None]:
-        """Count inside, in a thread of its own."""
-        thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._done.set()
-            thread.join(self._limit)
-
-    def _beat(self) -> None:
-        count = 0
-        with suppress(RuntimeError):  # the store is gone, which the main thread finds out by itself
-            while not self._done.wait(self._every if count else 0):
-                count += 1
-                self._store.set(self._name, str(count))
-
-    def require_all(self) -> None:
-        """Raise RuntimeError when the count of a rank has stood still for the limit; cheap between looks."""
-        now = time.monotonic()
-        if now - self._looked < self._every:
-            return
-        self._looked = now
-        for rank in range(self._size):
-            name = f"picollm/pulse/{rank}"
-            count = self._store.get(name) if self._store.check([name]) else b""
-            if rank not in self._seen or self._seen[rank][0] != count:
-                self._seen[rank] = (count, now)
-            elif now - self._seen[rank][1] > self._limit:
-                raise RuntimeError(f"no pulse of rank {rank} for {self._limit:g} s")
-
-
 class Ranks(Alone):
     """One of several processes of a joined group. Every method is called by all ranks, in the same order."""
 
-    def __init__(self, launch: Launch, device: torch.device, gradients: Any, meetings: Any, pulses: "Pulses") -> None:
-        self.rank, self.size, self.launch, self.device = launch.rank, launch.size, launch, device
-        self._gradients, self._meetings, self._pulses = gradients, meetings, pulses
+    def __init__(self, launch: Launch, meetings: Meetings) -> None:
+        self.rank, self.size, self.launch = launch.rank, launch.size, launch
+        self.device = torch.device("cpu")
+        self._gradients: Any = dist.group.WORLD  # gloo's, until `device` is known to be a GPU
+        self._meetings = meetings
 
     @contextmanager
     def _connected(self) -> Iterator[None]:
@@ -156,18 +110,11 @@ class Ranks(Alone):
             raise RankLost(
                 f"rank {self.rank} of {self.size} lost the others: one of them has ended or does not answer "
                 f"({reason[:120]}); {AFTERWARDS}"
-            ) from error
+            ) from error.with_traceback(None)  # whose frames would hold the group
 
     def _gather(self, value: Any) -> list[Any]:
-        values: list[Any] = [None] * self.size
         with self._connected():
-            arrival = dist.all_reduce(torch.zeros(1), group=self._meetings, async_op=True)
-            while not arrival.is_completed():
-                self._pulses.require_all()
-                time.sleep(POLL_SECONDS)
-            arrival.wait()
-            dist.all_gather_object(values, value, group=self._meetings)
-        return values
+            return self._meetings.gather(value)
 
     def pick_device(self, name: str) -> torch.device:
         device = local_device(name, self.launch)
@@ -228,7 +175,7 @@ class Ranks(Alone):
         with self.meeting():
             answers = [work() if self.leads else None]
         with self._connected():
-            dist.broadcast_object_list(answers, src=0, group=self._meetings)
+            dist.broadcast_object_list(answers, src=0, group=dist.group.WORLD)
         return answers[0]
 
     def agree(self, what: str, value: Any) -> None:
@@ -262,16 +209,22 @@ def open_ranks(device: str = "auto") -> Iterator[Alone]:
             f"rank {launch.rank} of {launch.size} did not find the others at {os.environ['MASTER_ADDR']}:"
             f"{os.environ['MASTER_PORT']} within {limit.total_seconds():g} s ({str(error).splitlines()[0][:120]})"
         ) from error
-    with ExitStack() as stack:
-        stack.callback(dist.destroy_process_group)
-        meetings = dist.new_group(backend="gloo", timeout=PATIENCE)
-        pulses = Pulses(launch, dist.distributed_c10d._get_default_store(), limit.total_seconds())
-        stack.enter_context(pulses.beating())
-        ranks = Ranks(launch, torch.device("cpu"), dist.group.WORLD, meetings, pulses)
+    store = dist.distributed_c10d._get_default_store()
+    ranks, together = Ranks(launch, Meetings(launch, store, limit.total_seconds())), False
+    try:
         with ranks.meeting():
             ranks.device = local_device(device, launch)
         ranks.agree("kind of device", ranks.device.type)
         if ranks.device.type == "cuda":
             ranks._gradients = dist.new_group(backend=require_backend(ranks.device), timeout=limit)
-            stack.enter_context(torch.cuda.device(ranks.device))
-        yield ranks
+        with torch.cuda.device(ranks.device) if ranks.device.type == "cuda" else nullcontext():
+            yield ranks
+        together = True
+    except Exception as error:
+        together = not isinstance(error, RankLost)
+        raise
+    finally:
+        ranks._meetings.leave(last=together)
+        # The threads of a group that lived until Python ends could abort the process then, so nothing may hold it.
+        ranks._gradients = None
+        dist.destroy_process_group()

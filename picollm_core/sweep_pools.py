@@ -1,6 +1,7 @@
 """Where a sweep's runs are trained: this process, processes of this machine, or a Dask cluster, all through joblib."""
 
 import asyncio
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,11 @@ from picollm_core.token_store import available_cores
 
 ANSWER_SECONDS = 5
 """How long a Dask cluster may take to answer, and then to name a worker."""
+NO_NEWS = (
+    "A worker stopped while some jobs were given to the executor",  # it waited long, or grew large; another comes
+    r"\d+ tasks (have been successfully executed|which were still being processed)",  # whoever read stopped reading
+)
+"""How joblib's warnings begin that tell a sweep's user nothing. A worker lost in the middle of a run is an error."""
 WITH_DASK = "pip install 'picollm[cluster]'"
 
 Asked = TypeVar("Asked")
@@ -133,6 +139,9 @@ def open_pool(n_jobs: int | None, backend: str | None, cluster: str | None, runs
         if isinstance(active, LokyBackend) or backend == "loky":
             jobs = min(around, runs) if n_jobs is None and around is not None and around > 0 else jobs
             stack.enter_context(joblib.parallel_config(backend="loky", inner_max_num_threads=1))
+            stack.enter_context(warnings.catch_warnings())
+            for beginning in NO_NEWS:
+                warnings.filterwarnings("ignore", beginning, UserWarning)
             yield Pool(jobs, processes=True)
             return
         wanted = n_jobs if n_jobs is not None else around

@@ -5,12 +5,15 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
 from picollm_core import runs, tokenizers
-from picollm_core.distributed import ALONE
+from picollm_core.distributed import ALONE, Ranks
+from picollm_core.distributed_meetings import Meetings
 from picollm_core.trainer import Trainer
 from tests.rank_processes import LIMIT, ROOT, ends, environment, start
 from tests.test_distributed_training import assert_same_up_to_rounding, run_one
@@ -19,21 +22,42 @@ from tests.test_trainer import BYTES
 
 SLOW = {"model": "kgram", "max_steps": 60, "checkpoint_every": 2}
 PROGRAM = """
-import datetime, pathlib, sys, time
-import torch.distributed as dist
+import pathlib, sys, time
 from picollm_core import tokenizers
 from picollm_core.distributed import open_ranks
 from picollm_core.trainer import Trainer
-from tests.test_distributed_ends import BYTES, SLOW
+from tests.test_distributed_ends import BYTES, SLOW, be_impatient
 from tests.test_distributed_training import run_one
 tokenizers.TOKENIZERS["bytes"] = lambda: BYTES
 advance = Trainer.advance
 Trainer.advance = lambda trainer: time.sleep(0.1) or advance(trainer)
 with open_ranks("cpu") as ranks:
-    if sys.argv[2:]:  # shorter than the start of two processes may take beside other load
-        ranks._gradients = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=int(sys.argv[2])))
-        ranks._pulses._limit, ranks._pulses._every = int(sys.argv[2]), 1
+    if sys.argv[2:]:
+        be_impatient(ranks, int(sys.argv[2]))
     run_one(SLOW, pathlib.Path(sys.argv[1]), ranks, "runs")
+"""
+STOPPED = """
+import os, signal, sys
+from torch import nn
+from picollm_core.distributed import open_ranks
+from picollm_core.distributed_meetings import Meetings
+from tests.test_distributed_ends import be_impatient
+place, victim = sys.argv[1], int(sys.argv[2])
+def stop():
+    if ranks.rank == victim:
+        os.kill(os.getpid(), signal.SIGSTOP)
+with open_ranks("cpu") as ranks:
+    be_impatient(ranks, 10)
+    ranks.agree("number", 1)
+    if place == "before a meeting":
+        stop()
+    if place == "after a meeting":  # rank 0 has something to tell, and the other ranks wait for it
+        gather = Meetings.gather
+        Meetings.gather = lambda meetings, value: [gather(meetings, value), stop()][0]
+    if place == "before the gradients":
+        stop()
+        ranks.sum_gradients([nn.Parameter(nn.Linear(3, 3).weight)], 1.0)
+    ranks.from_leader(lambda: "answer")
 """
 FLAGS = ["--corpus", "storyworld", "--n-stories", "150", "--embed-size", "8", "--block-size", "16", "--max-steps", "3"]
 
@@ -45,6 +69,14 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.delenv("PICOLLM_TINYSTORIES", raising=False)
     write_stories(tmp_path / "stories.txt")
     return tmp_path
+
+
+def be_impatient(ranks: Ranks, limit: int) -> None:
+    """Shorten the limits after the start, which may take long beside other load."""
+    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=limit), dist.group.WORLD)
+    ranks._meetings.leave(last=False)
+    store = dist.PrefixStore("impatient", dist.distributed_c10d._get_default_store())
+    ranks._meetings = Meetings(ranks.launch, store, limit)
 
 
 def wait_for_a_checkpoint(folder: Path, processes: list[subprocess.Popen]) -> None:
@@ -80,6 +112,22 @@ def test_when_a_rank_dies_or_hangs_the_others_end_and_the_run_goes_on_later(fold
         resumed = run_one(SLOW, folder, ALONE, "runs")
     assert 2 <= updates[0] < 60
     assert_same_up_to_rounding(resumed, run_one(SLOW, folder, ALONE, "undisturbed"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("place", ["before a meeting", "after a meeting", "before the gradients"])
+def test_wherever_a_rank_is_stopped_the_other_ends_with_one_line(place, victim):
+    processes = start(2, "-c", STOPPED, place, str(victim))
+    try:
+        _, said = processes[1 - victim].communicate(timeout=LIMIT)
+        assert processes[victim].poll() is None
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert processes[1 - victim].returncode == 1
+    assert f"RankLost: rank {1 - victim} of 2 lost the others: " in said.strip().splitlines()[-1]
 
 
 def torchrun(folder: Path, *arguments: str) -> tuple[int, str, str]:

@@ -6,7 +6,9 @@ import sys
 import time
 
 import joblib
+import psutil
 import pytest
+from joblib.externals.loky import get_reusable_executor
 
 from picollm_core import sweep_pools
 from picollm_core.sweep import sweep
@@ -124,3 +126,35 @@ def test_one_at_a_time_begins_nothing_before_the_last_has_ended(tmp_path):
 
     marks = [tmp_path / str(place) for place in range(3)]
     assert list(Pool(2, processes=True).map(alone, marks, one_at_a_time=True)) == [True] * 3
+
+
+KEPT: list[bytes] = []
+
+
+def _grow(megabytes: int) -> int:
+    """Work whose process keeps its memory; joblib sends a worker that has grown by 300 MB away after its task."""
+    time.sleep(1.1)
+    KEPT.append(b"x" * (megabytes << 20))
+    return os.getpid()
+
+
+def test_a_worker_that_is_replaced_between_two_runs_is_no_news(recwarn):
+    with open_pool(2, None, None, 8) as pool:
+        assert len(set(pool.map(_grow, [1, 1, 400, 400, 1, 1]))) > 2
+    assert [str(warning.message) for warning in recwarn] == []
+    get_reusable_executor().shutdown(wait=True, kill_workers=True)
+
+
+def _wait(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def test_whoever_stops_reading_stops_the_work_without_a_warning(recwarn):
+    with open_pool(2, None, None, 3) as pool:
+        answers = pool.map(_wait, [0.1, 0.2, 600.0])
+        worker = next(answers)
+        time.sleep(0.5)  # one more has ended, and one is under way
+        answers.close()
+    assert not psutil.pid_exists(worker)
+    assert [str(warning.message) for warning in recwarn] == []
