@@ -4,6 +4,7 @@ A part that helps an update but makes it slower is worth nothing if the time is 
 many updates as fit into the same seconds at its own measured pace, and what is compared is the loss after that time.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ import pandas as pd
 import torch
 
 from picollm_core.config import RunConfig, require
-from picollm_core.contrasts import paired_contrast
+from picollm_core.contrasts import holm, paired_contrast
 from picollm_core.lab import Lab
 from picollm_core.presets import run_config
 from picollm_core.shipped import shipped_config
@@ -169,8 +170,9 @@ def ladder_table(measured: pd.DataFrame) -> pd.DataFrame:
     """One row a rung, best effect of the recipe first: what leaving it costs, with a 95% interval over paired seeds.
 
     Columns: rung, parameters, milliseconds (an update), updates, tokens, bits_per_byte (the mean over seeds), cost
-    (bits per byte above the recipe's, seed by seed), low, high, seeds. The first rung of `measured` is the recipe; its
-    own cost is 0. Raises ValueError when it is alone, or when the rungs' seeds differ.
+    (bits per byte above the recipe's, seed by seed), low, high, p, p_holm (corrected for all rungs; NaN for one seed),
+    seeds. The first rung of `measured` is the recipe; its own cost is 0. Raises ValueError when it is alone, or when
+    the rungs' seeds differ.
     """
     names = list(dict.fromkeys(measured["rung"]))
     require(len(names) > 1, f"the ladder has {len(names)} rung; it takes the recipe and at least one more")
@@ -196,10 +198,14 @@ def ladder_table(measured: pd.DataFrame) -> pd.DataFrame:
                 "cost": contrast.mean,
                 "low": interval[0],
                 "high": interval[1],
+                "p": contrast.p_value if name != names[0] else math.nan,
                 "seeds": len(values),
             }
         )
     table = pd.DataFrame(rows)
+    table.insert(len(table.columns) - 1, "p_holm", math.nan)
+    tested = table.index[table["p"].notna()]
+    table.loc[tested, "p_holm"] = holm(table.loc[tested, "p"].tolist())
     return pd.concat([table[:1], table[1:].sort_values("cost", ascending=False)], ignore_index=True)
 
 

@@ -9,20 +9,22 @@ from picollm_core.plots import require_columns
 
 WORSE, BETTER, UNSURE = "#D55E00", "#0072B2", "#8A8A8A"
 MOST_ROWS, SIZE = 20, 14
-COLUMNS = ["rung", "milliseconds", "updates", "bits_per_byte", "cost", "low", "high", "seeds"]
+SURE = 0.05
+COLUMNS = ["rung", "milliseconds", "updates", "bits_per_byte", "cost", "low", "high", "p_holm", "seeds"]
 
 
-def _colour(low: float, high: float) -> str:
-    """Of a cost whose interval lies on one side of 0, or of one that may be either."""
-    return WORSE if low > 0 else BETTER if high < 0 else UNSURE
+def _colour(cost: float, p_holm: float) -> str:
+    """Of a cost that is surely not 0, or of one that may be either."""
+    return UNSURE if not p_holm < SURE else WORSE if cost > 0 else BETTER
 
 
 def plot_ladder(table: pd.DataFrame, *, title: str) -> Figure:
     """A row a rung of a `ladder_table`: what it costs in bits per byte at equal time, and how long its updates take.
 
-    Orange is surely worse than the recipe, blue surely better, grey undecided (95% intervals over paired seeds); with
-    one seed all are grey. A cost beyond four times the third largest is cut at an arrow, its number beside it. Raises
-    ValueError for missing columns, and for fewer than 2 or more than 20 rows.
+    Orange is surely worse than the recipe, blue surely better, grey undecided (`p_holm` below 0.05 or not, so that a
+    false colour anywhere is rare); with one seed all are grey. The lines are each rung's own 95% interval. A cost
+    beyond four times the third largest is cut at an arrow, its number beside it. Raises ValueError for missing columns,
+    and for fewer than 2 or more than 20 rows.
     """
     require_columns(table, COLUMNS)
     require(2 <= len(table) <= MOST_ROWS, f"{len(table)} rungs; between 2 and {MOST_ROWS} can be drawn")
@@ -33,7 +35,7 @@ def plot_ladder(table: pd.DataFrame, *, title: str) -> Figure:
     with use_style():
         figure, axes = new_figure(title)
         for row, (_, own) in enumerate(rungs.iterrows()):
-            colour, end = _colour(own["low"], own["high"]), min(own["cost"], reach)
+            colour, end = _colour(own["cost"], own["p_holm"]), min(own["cost"], reach)
             axes.barh(row, end, height=0.62, color=colour, alpha=0.85)
             if own["low"] < own["high"]:
                 whisker = [max(own["low"], left), min(own["high"], reach)]
@@ -54,7 +56,7 @@ def plot_ladder(table: pd.DataFrame, *, title: str) -> Figure:
         axes.grid(visible=True, axis="x")
         axes.grid(visible=False, axis="y")
         seeds = f"{recipe['seeds']} paired seeds" if recipe["seeds"] > 1 else "one seed, no intervals"
-        lines = f"lines: 95% intervals, {seeds}" if recipe["seeds"] > 1 else seeds
+        lines = f"lines: 95% intervals, {seeds}; colour: p < {SURE} after Holm" if recipe["seeds"] > 1 else seeds
         axes.set_xlabel(
             f"bits per byte above the recipe's {recipe['bits_per_byte']:.3f} after the same time of training\n"
             f"({recipe['milliseconds']:,.0f} ms x {recipe['updates']:,} updates; {lines})",

@@ -105,6 +105,17 @@ def test_a_cost_is_the_mean_difference_over_paired_seeds_with_its_interval():
     assert (table["seeds"] == 3).all()
 
 
+def test_what_is_sure_is_corrected_for_the_number_of_rungs():
+    found = measurements(
+        recipe=[1.0, 1.2, 1.1], worse=[1.2, 1.4, 1.31], close=[1.02, 1.21, 1.14], level=[1.0, 1.21, 1.1]
+    )
+    table = ladder_table(found).set_index("rung")
+    assert table["p"].drop("recipe").tolist() == pytest.approx([0.0002686, 0.11808, 0.42265], rel=1e-3)
+    assert table["p_holm"].drop("recipe").tolist() == pytest.approx([0.0008059, 0.23616, 0.42265], rel=1e-3)
+    assert table["p_holm"].isna().tolist() == [True, False, False, False]
+    assert ladder_table(measurements(recipe=[1.0], other=[1.1]))["p_holm"].isna().all()
+
+
 def test_a_ladder_needs_two_rungs_of_the_same_seeds():
     with pytest.raises(ValueError, match="1 rung"):
         ladder_table(measurements(recipe=[1.0]))

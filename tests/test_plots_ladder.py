@@ -9,10 +9,17 @@ from picollm_core.plots_ladder import BETTER, UNSURE, WORSE, plot_ladder
 from tests.legible import assert_legible
 
 
-def ladder(*rows: tuple[str, float, float, float], seeds: int = 3) -> pd.DataFrame:
+def ladder(*rows: tuple[str, float, float, float], p_holm: float = 0.01, seeds: int = 3) -> pd.DataFrame:
     columns = ["rung", "cost", "low", "high"]
     table = pd.DataFrame([("the recipe", 0.0, 0.0, 0.0), *rows], columns=columns)
-    return table.assign(milliseconds=280.0, updates=140, bits_per_byte=1.2 + table["cost"], seeds=seeds)
+    sides = table["low"] * table["high"] > 0
+    return table.assign(
+        milliseconds=280.0,
+        updates=140,
+        bits_per_byte=1.2 + table["cost"],
+        p_holm=sides.map({True: p_holm, False: math.nan if seeds == 1 else 0.6}),
+        seeds=seeds,
+    )
 
 
 def test_every_rung_is_named_with_its_cost_and_what_is_sure_has_a_colour():
@@ -26,6 +33,12 @@ def test_every_rung_is_named_with_its_cost_and_what_is_sure_has_a_colour():
     texts = " ".join(text.get_text() for text in axes.texts)
     assert all(cost in texts for cost in ("+0.200", "+0.010", "-0.050"))
     assert_legible(figure)
+
+
+def test_an_interval_on_one_side_is_undecided_where_many_rungs_explain_it():
+    figure = plot_ladder(ladder(("AdamW", 0.2, 0.01, 0.39), p_holm=0.3), title="One of many intervals is off 0")
+    assert figure.axes[0].patches[0].get_facecolor()[:3] == pytest.approx((138 / 255,) * 3)
+    assert "after Holm" in figure.axes[0].get_xlabel()
 
 
 def test_a_single_cost_far_beyond_the_others_does_not_hide_them():
