@@ -8,6 +8,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from picollm_core.config import require
 
@@ -60,16 +61,20 @@ def _wide_nucleus(logits: Tensor, probabilities: Tensor, p: float) -> Tensor | N
     place = int(torch.searchsorted(reached, p))
     if place == BINS:
         return None
-    ids = (bins == BINS - 1 - place).nonzero().squeeze(1)
+    crossed = BINS - 1 - place
+    ids = (bins == crossed).nonzero().squeeze(1)
     values, order = logits[ids].sort(descending=True, stable=True)
     before = reached[place] - mass[place]  # mass of all more likely bins
     running = torch.cat([before.unsqueeze(0), before + probabilities[ids][order].cumsum(0)])
     inside = int(torch.searchsorted(running, p))  # tokens of this bin up to the one that crosses
     if not 1 <= inside < len(running) or bool((running - p).abs().min() < _ROUNDING):
         return None
-    if inside < len(values) and values[inside] == values[inside - 1]:
-        return keep_largest(logits, values[inside - 1], (bins > BINS - 1 - place).sum() + inside)
-    return torch.where(logits >= values[inside - 1], logits, -math.inf)
+    if inside == len(values):
+        return logits.masked_fill(bins < crossed, -math.inf)
+    if values[inside] == values[inside - 1]:
+        return keep_largest(logits, values[inside - 1], (bins > crossed).sum() + inside)
+    # The larger ones stay. This passes over them once, without the branches that make torch.where slow here.
+    return functional.threshold(logits, float(values[inside]), -math.inf)
 
 
 def top_p_filter(logits: Tensor, p: float) -> Tensor:
