@@ -136,11 +136,14 @@ def around(seconds: list[float], token: int) -> float:
 
 
 def measure_flatness(kind: str, repetitions: int) -> list[Row]:
-    """Time of the 1,000th generated token over that of the 10th, at pico size."""
+    """Time of the 1,000th generated token over that of the 10th, at pico size, in four times `repetitions` texts.
+
+    Both moments last a few milliseconds, which one interruption can double.
+    """
     with seeded(0):
         model = build_model(FLAT[kind]).eval()
     tokenizer = load_tokenizer("gpt2")
-    runs = [token_seconds(model, tokenizer, LATE + NEIGHBOURS + 1) for _ in range(repetitions + 1)][1:]
+    runs = [token_seconds(model, tokenizer, LATE + NEIGHBOURS + 1) for _ in range(4 * repetitions + 1)][1:]
     early, late = ([1e3 * around(run, token) for run in runs] for token in (EARLY, LATE))
     return [
         compare(
