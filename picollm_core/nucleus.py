@@ -46,6 +46,11 @@ def top_p_filter_by_sorting(logits: Tensor, p: float) -> Tensor:
     return torch.where(torch.zeros_like(inside).scatter(-1, order, inside), logits, -math.inf)
 
 
+def _keep_above(logits: Tensor, bound: float) -> Tensor:
+    """The logits above a number, -inf elsewhere: one pass without the branches that make torch.where slow here."""
+    return functional.threshold(logits, bound, -math.inf)
+
+
 def _cut_in_bin(
     logits: Tensor, probabilities: Tensor, bins: Tensor, crossed: int, before: Tensor, p: float
 ) -> Tensor | None:
@@ -63,8 +68,7 @@ def _cut_in_bin(
         return logits.masked_fill(bins < crossed, -math.inf)
     if values[inside] == values[inside - 1]:
         return keep_largest(logits, values[inside - 1], (bins > crossed).sum() + inside)
-    # The larger ones stay. This passes over them once, without the branches that make torch.where slow here.
-    return functional.threshold(logits, float(values[inside]), -math.inf)
+    return _keep_above(logits, float(values[inside]))
 
 
 def _wide_nuclei(logits: Tensor, probabilities: Tensor, p: float) -> Tensor | None:
@@ -110,6 +114,10 @@ def top_p_filter(logits: Tensor, p: float) -> Tensor:
         mass = probabilities.gather(-1, ids).cumsum(-1)  # (..., NARROW)
         if bool((mass[..., -1] >= p).all()):
             before = (mass < p).sum(-1, keepdim=True)  # tokens ahead of the one that crosses p
+            if logits.numel() == logits.size(-1) and int(before) + 1 < NARROW:  # one row, such as a user waits for
+                last, following = largest.flatten()[int(before) : int(before) + 2].tolist()
+                if following < last:
+                    return _keep_above(logits, following)
             return keep_largest(logits, largest.gather(-1, before), before + 1)
     if logits.size(-1) <= SHORT or logits.device.type != "cpu":
         return top_p_filter_by_sorting(logits, p)

@@ -90,13 +90,13 @@ def _draw(logits: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor
     largest = logits.amax(-1, keepdim=True)  # (B, 1)
     _require_finite(largest)
     uniform = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in generators]).to(logits.device)
-    kept = logits > -math.inf
-    counts = kept.count_nonzero(-1)  # (B,)
+    left_out = logits.isneginf()
+    counts = logits.size(-1) - left_out.count_nonzero(-1)  # (B,)
     if int(counts.sum()) * _MANY > logits.numel():
-        cumulative = (logits.double() - largest).exp_().cumsum(-1)  # (B, V); tokens left out add nothing
+        cumulative = logits.softmax(-1, dtype=torch.float64).cumsum(-1)  # (B, V); tokens left out add nothing
         place = torch.searchsorted(cumulative, uniform.unsqueeze(-1) * cumulative[:, -1:], right=True)
         return place.squeeze(-1), counts
-    rows, ids = kept.nonzero(as_tuple=True)  # (N,) each, N tokens kept in all rows together
+    rows, ids = (~left_out).nonzero(as_tuple=True)  # (N,) each, N tokens kept in all rows together
     first = counts.cumsum(0) - counts
     weights = (logits[rows, ids].double() - largest.double()[rows, 0]).exp()
     table = weights.new_zeros(logits.size(0), int(counts.max()))
