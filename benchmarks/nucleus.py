@@ -34,7 +34,7 @@ def sort_and_draw(logits: Tensor, p: float, generator: torch.Generator) -> Tenso
 
 
 def measure_nucleus(name: str, repetitions: int) -> list[Row]:
-    """Time of filter and draw for one vector of logits."""
+    """Time of filter and draw for one vector of logits, in ten times `repetitions` turns: each lasts milliseconds."""
     vectors = peaked_logits() if name == "nucleus-peaked" else flat_logits()
     sizes = []
     for logits in vectors:
@@ -53,7 +53,7 @@ def measure_nucleus(name: str, repetitions: int) -> list[Row]:
             sort_and_draw(logits, P, generator)
 
     sides = {"sort": Side(sorting, units=len(vectors)), "ours": Side(fast, units=len(vectors), calls=5)}
-    seconds = in_turns(sides, repetitions, warm_up=2)
+    seconds = in_turns(sides, 10 * repetitions, warm_up=5)
     return [
         compare(
             name,
