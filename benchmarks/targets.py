@@ -76,9 +76,9 @@ _HELD_BY_BOTH = (
     "logits are saved"
 )
 _BESIDE_OTHERS = (
-    "8 or 10 to 11 from one second to the next: ours takes 0.55 or 0.42 ms of the same work while the sort's time stays, "
-    "probably because its arrays fill the second-level cache and what lies beyond is shared with other users of the "
-    "machine; torch.where, nonzero and a second exponential were replaced by calls that take a fifth of their time"
+    "8 or 10 to 11 from one second to the next: ours takes 0.55 or 0.42 ms for the same work while the sort's time "
+    "stays, probably because its arrays fill the second-level cache and what lies beyond is shared with other users of "
+    "the machine; torch.where, nonzero and a second exponential were replaced by calls that take a fifth of their time"
 )
 REASONS: dict[str, str] = {
     "peak-transformer-pico-bfloat16": (

@@ -30,26 +30,29 @@ def timed(step: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
 
 
 def _both_ways(model: LanguageModel, idx: Tensor, length: int) -> dict[str, list[float]]:
-    """Milliseconds of tokens length, length + 1, ... of idx (1, T), each from the state and then from the whole."""
+    """Milliseconds of tokens length, length + 1, ... of idx (1, T): all from the state, then each from the whole.
+
+    One token after another, as generation does it: a whole text in between would leave the caches to the next token.
+    """
     found: dict[str, list[float]] = {"from the state": [], "whole text again": []}
     _, state = model.hidden(idx[:, : length - 1 - WARM_UP])
-    for n in range(length - WARM_UP, idx.size(1) + 1):
-        token, carried = idx[:, n - 1 : n], state
+    numbers = range(length - WARM_UP, idx.size(1) + 1)
+    for n in numbers:
 
-        def advance(token: Tensor = token, carried: Any = carried) -> Any:
+        def advance(token: Tensor = idx[:, n - 1 : n], carried: Any = state) -> Any:
             h, new_state = model.hidden(token, carried)
             model.head(h[:, -1])
             return new_state
 
+        state, milliseconds = timed(advance, idx.device)
+        found["from the state"].append(milliseconds)
+    for n in numbers:
+
         def again(n: int = n) -> None:
             model.head(model.hidden(idx[:, :n])[0][:, -1])
 
-        state, with_state = timed(advance, idx.device)
-        _, anew = timed(again, idx.device)
-        if n >= length:
-            found["from the state"].append(with_state)
-            found["whole text again"].append(anew)
-    return found
+        found["whole text again"].append(timed(again, idx.device)[1])
+    return {way: times[WARM_UP:] for way, times in found.items()}
 
 
 @torch.no_grad()
@@ -58,7 +61,7 @@ def decoding_times(model: LanguageModel, lengths: Sequence[int], repetitions: in
 
     "from the state" feeds one token to the state of the others, as generation does; "whole text again" computes every
     position anew and keeps the last. One row a length and way: length, way, milliseconds (the median over
-    `repetitions` consecutive tokens, the two ways in turn), low and high (the quartiles). What the tokens are does not
+    `repetitions` consecutive tokens), low and high (the quartiles). What the tokens are does not
     matter for the time. Raises ValueError when a length is below 4 or does not leave room in the model's window.
     """
     require(repetitions >= 2, f"repetitions is {repetitions}; quartiles need at least 2")

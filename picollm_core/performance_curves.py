@@ -31,6 +31,7 @@ from picollm_core.trainer import seeded
 PEAK_SIZE, PEAK_NUMBERS = 2_048, 32_000_000
 PRECISIONS = ("float32", "bfloat16")
 NUCLEUS = 0.95
+CALLS = 5
 BATCH_SIZE = 16
 STORED_BATCHES = 256  # of the store that the loader reads
 
@@ -152,7 +153,8 @@ def sampler_curve(sizes: Sequence[int], vocab_size: int, repetitions: int = 9) -
     """Milliseconds of nucleus filter and draw for one vector of logits, by the size of its nucleus.
 
     A row a size and way, "no full sort" (top_p_filter) or "full sort" (top_p_filter_by_sorting), which agree
-    exactly: nucleus (tokens inside), way, milliseconds (the median, the two in turn), low and high (the quartiles).
+    exactly: nucleus (tokens inside), way, milliseconds (the median, CALLS of each in turn), low and high (the
+    quartiles).
     RuntimeError when they differ, ValueError for sizes that no vocabulary of this size has.
     """
     require(repetitions >= 2, f"repetitions is {repetitions}; quartiles need at least 2")
@@ -167,9 +169,10 @@ def sampler_curve(sizes: Sequence[int], vocab_size: int, repetitions: int = 9) -
         for repetition in range(repetitions + 1):
             for way, truncate in ways.items():
                 started = time.perf_counter()
-                draw(truncate(logits, NUCLEUS), [generator])
+                for _ in range(CALLS):
+                    draw(truncate(logits, NUCLEUS), [generator])
                 if repetition:  # the first one warms up
-                    times[way].append(1e3 * (time.perf_counter() - started))
+                    times[way].append(1e3 * (time.perf_counter() - started) / CALLS)
         for way, own in times.items():
             low, middle, high = statistics.quantiles(own, n=4, method="inclusive")
             inside = int(kept[0].isfinite().sum())
