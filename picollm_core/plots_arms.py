@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from picollm_core.config import require
 from picollm_core.figure_style import INK, QUIET, EndLabel, label_ends, new_figure, use_style
@@ -64,9 +65,13 @@ def _plain(value: float, _: int) -> str:
     return f"{value:g}"
 
 
-def _narrow(means: pd.Series) -> bool:
-    """Whether a logarithmic axis spans so little that its powers of ten alone would leave it without numbers."""
-    return bool(means.max() < 10 * means.min())
+def _number_powers(axis: Axis, means: pd.Series) -> None:
+    """Plain numbers on a logarithmic axis: a few to read however little it spans, powers of ten where more crowd."""
+    span = means.max() / means.min()
+    subs = (1, 1.5, 2, 3, 4, 5, 7) if span < 5 else (1, 2, 3, 5) if span < 30 else (1, 2, 5) if span < 300 else (1,)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=20))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(_plain))
 
 
 def plot_arm_lines(
@@ -105,8 +110,7 @@ def plot_arm_lines(
             axes.set_xscale("log", base=2)
         if log_y:
             axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(FuncFormatter(_plain))
-            axes.yaxis.set_minor_formatter(FuncFormatter(_plain) if _narrow(summary["mean"]) else NullFormatter())
+            _number_powers(axes.yaxis, summary["mean"])
         if log_x and summary[x].nunique() <= 12:
             axes.set_xticks(sorted(summary[x].unique()))
         axes.xaxis.set_major_formatter(FuncFormatter(_plain))

@@ -120,3 +120,12 @@ def test_tables_without_the_columns_or_rows_are_refused(draw):
         draw(table().drop(columns="seed"), y="loss", title="T", **labels)
     with pytest.raises(ValueError, match=r"no rows|empty"):
         draw(table().iloc[:0], y="loss", title="T", **labels)
+
+
+@pytest.mark.parametrize(("low", "high", "shown"), [(0.4, 4.4, 4), (3.0, 7.0, 3), (2e-3, 900.0, 5)])
+def test_a_logarithmic_axis_has_numbers_to_read(low, high, shown):
+    table = pd.DataFrame({"arm": "a", "seed": 0, "x": [1, 2, 3], "y": [low, (low * high) ** 0.5, high]})
+    axes = plot_arm_lines(table, "x", "y", title="t", x_label="x", y_label="y", log_y=True).axes[0]
+    bottom, top = axes.get_ylim()
+    places = [place for place in axes.yaxis.get_majorticklocs() if bottom <= place <= top]
+    assert len([text for text in axes.yaxis.get_major_formatter().format_ticks(places) if text]) >= shown
