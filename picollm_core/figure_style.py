@@ -123,6 +123,16 @@ def new_figure(title: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def settle_layout(figure: Figure) -> None:
+    """Fix the places of a figure's axes, rounded: with many of them the last bits that the solver of a layout finds
+    depend on where objects lie in memory, and with them the bytes of the file."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        left, bottom, width, height = (round(share, 6) for share in axes.get_position(original=True).bounds)
+        axes.set_position((left, bottom, width, height))
+
+
 def text_page(title: str, bottom: float, top: float) -> tuple[Figure, Axes, float, float]:
     """A figure for lines of text: its axes, without a frame, from `bottom` to `top` (shares of the figure's height, the
     latter for a title of one line), and their width and height in points. Call it inside use_style()."""

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from picollm_core.config import require
-from picollm_core.figure_style import INK, TEXT_POINTS, family_colour, new_figure, use_style
+from picollm_core.figure_style import INK, TEXT_POINTS, family_colour, new_figure, settle_layout, use_style
 from picollm_core.plots import require_columns, visible_token
 from picollm_core.plots_attention import OUT_OF_SIGHT
 
@@ -76,6 +76,7 @@ def plot_signed_maps(
         figure.axes[0].set_ylabel("token that reads")
         scale = figure.colorbar(image, cax=figure.add_subplot(grid[2, :]), orientation="horizontal", extend="both")
         scale.set_label("share of an earlier token (a column) in what is read (grey: later tokens)")
+        settle_layout(figure)
     return figure
 
 

@@ -20,6 +20,7 @@ from picollm_core.figure_style import (
     family_colour,
     new_figure,
     save_figure,
+    settle_layout,
     spread,
     text_page,
     use_style,
@@ -161,3 +162,17 @@ def test_a_page_of_text_is_as_large_as_it_says_and_gives_way_to_a_title_of_two_l
         titles = [text.get_window_extent() for text in figure.texts]
         assert all(box.y1 <= text.y0 for text in titles)
         assert not axes.axison
+
+
+def test_a_settled_layout_has_rounded_places_that_saving_leaves_alone(tmp_path):
+    with use_style():
+        figure, axes = new_figure("Several axes")
+        axes.remove()
+        for axes in figure.subplots(2, 3).flat:
+            axes.set_ylabel("an axis")
+        settle_layout(figure)
+    places = [axes.get_position(original=True).bounds for axes in figure.axes]
+    assert np.ravel(places) == pytest.approx(np.ravel(places).round(6), abs=1e-12)
+    assert len(set(places)) == 6
+    save_figure(figure, "settled", tmp_path)
+    assert [axes.get_position(original=True).bounds for axes in figure.axes] == places
