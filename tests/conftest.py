@@ -3,6 +3,8 @@
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network; read when the hub's package is imported
+# Tiny models gain nothing from a second thread, whose waiting costs much beside other load; read with torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -1,5 +1,6 @@
 """How training in several processes ends: with one line where it cannot go on, and with nothing lost where one dies."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -115,19 +116,19 @@ def test_when_a_rank_dies_or_hangs_the_others_end_and_the_run_goes_on_later(fold
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
-@pytest.mark.parametrize("victim", [0, 1])
 @pytest.mark.parametrize("place", ["before a meeting", "after a meeting", "before the gradients"])
-def test_wherever_a_rank_is_stopped_the_other_ends_with_one_line(place, victim):
-    processes = start(2, "-c", STOPPED, place, str(victim))
+def test_wherever_a_rank_is_stopped_the_other_ends_with_one_line(place):
+    runs_by_victim = [start(2, "-c", STOPPED, place, str(victim)) for victim in (0, 1)]
     try:
-        _, said = processes[1 - victim].communicate(timeout=LIMIT)
-        assert processes[victim].poll() is None
+        for victim, processes in enumerate(runs_by_victim):
+            _, said = processes[1 - victim].communicate(timeout=LIMIT)
+            assert processes[victim].poll() is None
+            assert processes[1 - victim].returncode == 1
+            assert f"RankLost: rank {1 - victim} of 2 lost the others: " in said.strip().splitlines()[-1]
     finally:
-        for process in processes:
+        for process in itertools.chain(*runs_by_victim):
             process.kill()
             process.communicate()
-    assert processes[1 - victim].returncode == 1
-    assert f"RankLost: rank {1 - victim} of 2 lost the others: " in said.strip().splitlines()[-1]
 
 
 def torchrun(folder: Path, *arguments: str) -> tuple[int, str, str]:
