@@ -66,7 +66,7 @@ class Meetings:
             silent, turns = (silent + 1 if self._turns == turns else 0), self._turns
             if silent > LOOKS:
                 raise RuntimeError(f"the store of torchrun has not answered for {self._limit:g} s")
-        if self._broken is not None:
+        if self._broken is not None and meeting.missing:  # what was complete stays so when the store goes afterwards
             raise self._broken
         return [pickle.loads(meeting.told[rank]) for rank in range(self._size)]
 
